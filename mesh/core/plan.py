@@ -1,0 +1,128 @@
+"""What the planner decides: segments on devices in running order, and what it expects of them.
+
+A `Plan` is about one model on one fleet; it knows nothing of names, terms or addresses. A
+`Deployment` is a plan put in force: named, fenced by (term, generation), and addressed.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from mesh.core.ids import DeploymentName, NodeId, Sha256
+from mesh.core.tensor import TensorSpec
+
+
+class Objective(enum.Enum):
+    THROUGHPUT = "throughput"
+    LATENCY = "latency"
+    MEMORY = "memory"
+    ENERGY = "energy"
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """Groups `[start, end)` of a model as a model of its own.
+
+    `consumes` and `produces` are its ONNX inputs and outputs. `relays` are tensors that are live on
+    both sides and which the stage passes on untouched. A frame that enters the stage carries the
+    tensors of the cut at `start`, one that leaves carries those of the cut at `end`, in cut order.
+    """
+
+    start: int
+    end: int
+    consumes: tuple[str, ...]
+    produces: tuple[str, ...]
+    relays: tuple[str, ...]
+    weight_bytes: int
+    flops: int
+    sha256: Sha256 | None = None
+    """Of the segment's file; None until it has been extracted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    segment: Segment
+    devices: tuple[NodeId, ...]
+    """One device; more are replicas of the stage."""
+    compute_seconds: float
+    """Expected busy time per frame on the slowest of `devices`."""
+    measured: bool = False
+    """True where `compute_seconds` was measured on the device rather than estimated."""
+    variant: str = "float"
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    throughput_per_s: float
+    latency_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Alternative:
+    """A plan that was considered and not chosen, with the reason in words."""
+
+    name: str
+    prediction: Prediction | None
+    """None where it is infeasible."""
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    model_sha256: Sha256
+    objective: Objective
+    forced: bool
+    stages: tuple[Stage, ...]
+    predicted: Prediction
+    bound_throughput_per_s: float
+    """No plan in the searched space can be predicted faster than this."""
+    certificate: str
+    """How `bound_throughput_per_s` is known, in words."""
+    alternatives: tuple[Alternative, ...]
+    window: int
+    """Frames in flight per stream that keep every stage busy."""
+
+    @property
+    def devices(self) -> tuple[NodeId, ...]:
+        return tuple(dict.fromkeys(device for stage in self.stages for device in stage.devices))
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Fence:
+    """Orders plans for one name; nodes store the highest and refuse lower."""
+
+    term: int
+    generation: int
+
+    def __str__(self) -> str:
+        return f"{self.term}.{self.generation}"
+
+
+@dataclass(frozen=True, slots=True)
+class Deployment:
+    """A plan in force: everything a node or a client needs, complete in itself.
+
+    Every node that holds a part of it stores the whole of it, so that any one of them can tell a
+    client where the head and the tail are, and a coordinator can rebuild its view from the nodes.
+    """
+
+    name: DeploymentName
+    fence: Fence
+    plan: Plan
+    inputs: tuple[TensorSpec, ...]
+    """The model's inputs, in the order in which a frame carries them."""
+    outputs: tuple[TensorSpec, ...]
+    boundaries: tuple[tuple[TensorSpec, ...], ...]
+    """Specs that cross each stage boundary: entry `i` enters stage `i`, the last entry leaves the tail."""
+    addresses: Mapping[NodeId, str]
+    """Where each device of the plan listens, "host:port"."""
+
+    @property
+    def head(self) -> NodeId:
+        return self.plan.stages[0].devices[0]
+
+    @property
+    def tail(self) -> NodeId:
+        return self.plan.stages[-1].devices[0]

@@ -1,0 +1,53 @@
+"""The engine port: what can load a segment and run it.
+
+An engine is synchronous and knows nothing of streams: `mesh.runtime` decides on which thread or in
+which child process it runs, and turns submissions into completions. A session is used by one
+thread at a time; `terminate` alone may be called from another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from mesh.core.tensor import Tensor, TensorSpec
+
+
+@dataclass(frozen=True, slots=True)
+class LoadOptions:
+    providers: tuple[str, ...] = ("CPUExecutionProvider",)
+    """Execution providers in order of preference."""
+    threads: int = 1
+    """Threads per run; 0 lets the runtime choose."""
+
+
+class Session(Protocol):
+    """A loaded model. `inputs` and `outputs` are the model's, in its order."""
+
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]: ...
+
+    @property
+    def outputs(self) -> tuple[TensorSpec, ...]: ...
+
+    def run(self, feeds: Sequence[Tensor]) -> list[Tensor]:
+        """Compute once. `feeds` follow `inputs`, the answer follows `outputs`.
+
+        Blocks. Raises `RunFailed` when the runtime refuses, or after `terminate`.
+        """
+        ...
+
+    def terminate(self) -> None:
+        """Ask a running `run` to stop at its next operator; safe from any thread."""
+        ...
+
+
+class Engine(Protocol):
+    @property
+    def name(self) -> str: ...
+
+    def load(self, model: bytes | Path, options: LoadOptions) -> Session:
+        """Load and warm nothing; raises `LoadFailed` with the runtime's reason."""
+        ...
