@@ -34,6 +34,10 @@ class OperatorGroup:
     """Names of the initialisers that it reads; sizes are in `Graph.weight_bytes`."""
     activation_bytes: int
     """Bytes of the tensors it makes, symbolic dimensions at 1."""
+    reads: tuple[str, ...]
+    """Activations that it reads and does not make (model inputs among them), each once, in order of first use."""
+    makes: tuple[str, ...]
+    """Activations that it makes, in order; a tensor is made by exactly one group."""
 
 
 @dataclass(frozen=True, slots=True)
