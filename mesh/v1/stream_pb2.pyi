@@ -74,7 +74,7 @@ class Hop(_message.Message):
     def __init__(self, stage: _Optional[int] = ..., queue_us: _Optional[int] = ..., compute_us: _Optional[int] = ...) -> None: ...
 
 class Frame(_message.Message):
-    __slots__ = ("stream", "sequence", "term", "generation", "budget_us", "outcome", "error", "tensors", "traceparent", "hops", "chunk_offset", "chunk_total", "payload")
+    __slots__ = ("stream", "sequence", "term", "generation", "budget_us", "outcome", "error", "tensors", "traceparent", "hops", "chunk_offset", "chunk_total", "padding", "payload")
     STREAM_FIELD_NUMBER: _ClassVar[int]
     SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     TERM_FIELD_NUMBER: _ClassVar[int]
@@ -87,6 +87,7 @@ class Frame(_message.Message):
     HOPS_FIELD_NUMBER: _ClassVar[int]
     CHUNK_OFFSET_FIELD_NUMBER: _ClassVar[int]
     CHUNK_TOTAL_FIELD_NUMBER: _ClassVar[int]
+    PADDING_FIELD_NUMBER: _ClassVar[int]
     PAYLOAD_FIELD_NUMBER: _ClassVar[int]
     stream: int
     sequence: int
@@ -100,8 +101,9 @@ class Frame(_message.Message):
     hops: _containers.RepeatedCompositeFieldContainer[Hop]
     chunk_offset: int
     chunk_total: int
+    padding: bytes
     payload: bytes
-    def __init__(self, stream: _Optional[int] = ..., sequence: _Optional[int] = ..., term: _Optional[int] = ..., generation: _Optional[int] = ..., budget_us: _Optional[int] = ..., outcome: _Optional[_Union[Outcome, str]] = ..., error: _Optional[_Union[_tensor_pb2.Error, _Mapping]] = ..., tensors: _Optional[_Iterable[_Union[TensorHeader, _Mapping]]] = ..., traceparent: _Optional[str] = ..., hops: _Optional[_Iterable[_Union[Hop, _Mapping]]] = ..., chunk_offset: _Optional[int] = ..., chunk_total: _Optional[int] = ..., payload: _Optional[bytes] = ...) -> None: ...
+    def __init__(self, stream: _Optional[int] = ..., sequence: _Optional[int] = ..., term: _Optional[int] = ..., generation: _Optional[int] = ..., budget_us: _Optional[int] = ..., outcome: _Optional[_Union[Outcome, str]] = ..., error: _Optional[_Union[_tensor_pb2.Error, _Mapping]] = ..., tensors: _Optional[_Iterable[_Union[TensorHeader, _Mapping]]] = ..., traceparent: _Optional[str] = ..., hops: _Optional[_Iterable[_Union[Hop, _Mapping]]] = ..., chunk_offset: _Optional[int] = ..., chunk_total: _Optional[int] = ..., padding: _Optional[bytes] = ..., payload: _Optional[bytes] = ...) -> None: ...
 
 class OpenEdge(_message.Message):
     __slots__ = ("deployment", "term", "generation", "stage")
