@@ -1,0 +1,329 @@
+"""The deployments on one node, as a pure state machine: `step(state, event) -> (state, commands)`.
+
+A node has no mode; each deployment on it has one, so an old and a new generation of one name
+overlap during a swap. The node's runtime owns the state, feeds it events, and performs the
+commands; each command that takes time answers with exactly one event.
+
+    PREPARING ──ContentFound──► LOADING ──Loaded──► READY ──ActivateAsked──► ACTIVE
+        │ContentMissing            │LoadFailed        │                        │
+        ▼                          ▼                  └──────DrainAsked────────┤
+      FAILED ◄─────────────────────┘                                           ▼
+        └───────────────────────────DrainAsked──────────────► DRAINING ──Drained──► GONE
+
+Fencing: the highest (term, generation) per name is kept, on disk before anything is acknowledged,
+and whatever is lower is refused.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from mesh.core.ids import DeploymentName
+from mesh.core.plan import Deployment, Fence
+from mesh.errors import DeploymentNotFound, MeshError, Overloaded, Refused, StaleGeneration
+
+MAX_DEPLOYMENTS = 64
+"""Generations held at once on one node: bounds state, far above what a small device can load."""
+
+
+class DeploymentState(enum.Enum):
+    PREPARING = "preparing"
+    """Accepted and fenced; its content is being looked for."""
+    LOADING = "loading"
+    """The engine loads the segment."""
+    READY = "ready"
+    """Could run, takes no streams yet."""
+    ACTIVE = "active"
+    """Takes streams."""
+    DRAINING = "draining"
+    """Takes no new streams; finishes what is in flight."""
+    GONE = "gone"
+    """Unloaded and forgotten; only its fence remains."""
+    FAILED = "failed"
+    """Could not be loaded, or its engine gave up."""
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """One generation of one name."""
+
+    name: DeploymentName
+    fence: Fence
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.fence}"
+
+
+def key_of(deployment: Deployment) -> Key:
+    return Key(deployment.name, deployment.fence)
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    deployment: Deployment
+    state: DeploymentState
+    reason: str = ""
+    is_kept: bool = False
+    """True where the daemon stops but the deployment stays on disk, to be restored at its next start."""
+
+
+@dataclass(frozen=True, slots=True)
+class Deployments:
+    """Everything that a node knows of its deployments."""
+
+    records: Mapping[Key, Record] = field(default_factory=dict)
+    fences: Mapping[DeploymentName, Fence] = field(default_factory=dict)
+    """The highest ever accepted, also of names that are gone."""
+
+    @property
+    def highest_term(self) -> int:
+        return max((fence.term for fence in self.fences.values()), default=0)
+
+    def active(self, name: DeploymentName) -> Record | None:
+        """The newest generation of `name` that takes streams."""
+        found = [r for k, r in self.records.items() if k.name == name and r.state is DeploymentState.ACTIVE]
+        return max(found, key=lambda record: record.deployment.fence, default=None)
+
+
+# Events -------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class PrepareAsked:
+    deployment: Deployment
+
+
+@dataclass(frozen=True, slots=True)
+class ContentFound:
+    key: Key
+
+
+@dataclass(frozen=True, slots=True)
+class ContentMissing:
+    key: Key
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    key: Key
+
+
+@dataclass(frozen=True, slots=True)
+class LoadingFailed:
+    key: Key
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class ActivateAsked:
+    key: Key
+
+
+@dataclass(frozen=True, slots=True)
+class DrainAsked:
+    key: Key
+
+
+@dataclass(frozen=True, slots=True)
+class Drained:
+    key: Key
+
+
+@dataclass(frozen=True, slots=True)
+class StopAsked:
+    """The daemon is going down: everything drains."""
+
+
+Event = (
+    PrepareAsked
+    | ContentFound
+    | ContentMissing
+    | Loaded
+    | LoadingFailed
+    | ActivateAsked
+    | DrainAsked
+    | Drained
+    | StopAsked
+)
+
+
+# Commands -----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class StoreDeployment:
+    """Write deployment and fence to disk, synced, before anything else is done or said."""
+
+    deployment: Deployment
+
+
+@dataclass(frozen=True, slots=True)
+class CheckContent:
+    """Answers with ContentFound or ContentMissing."""
+
+    key: Key
+
+
+@dataclass(frozen=True, slots=True)
+class LoadStage:
+    """Answers with Loaded or LoadingFailed."""
+
+    key: Key
+
+
+@dataclass(frozen=True, slots=True)
+class OpenStage:
+    """Accept streams."""
+
+    key: Key
+
+
+@dataclass(frozen=True, slots=True)
+class DrainStage:
+    """Refuse new streams, let those in flight finish. Answers with Drained."""
+
+    key: Key
+
+
+@dataclass(frozen=True, slots=True)
+class UnloadStage:
+    """Free the engine, its memory and the pins on its content."""
+
+    key: Key
+
+
+@dataclass(frozen=True, slots=True)
+class ForgetDeployment:
+    """Remove the deployment from disk; its fence stays."""
+
+    key: Key
+
+
+@dataclass(frozen=True, slots=True)
+class Refuse:
+    """Nothing changed; tell whoever asked why."""
+
+    error: MeshError
+
+
+Command = StoreDeployment | CheckContent | LoadStage | OpenStage | DrainStage | UnloadStage | ForgetDeployment | Refuse
+
+Step = tuple[Deployments, tuple[Command, ...]]
+
+
+def step(state: Deployments, event: Event) -> Step:
+    """Apply one event. A refused request leaves the state as it was and yields one `Refuse`.
+
+    Events about a key that is gone are ignored: its work was overtaken by a drain.
+    """
+    match event:
+        case PrepareAsked(deployment):
+            return _prepare(state, deployment)
+        case ActivateAsked(key):
+            return _activate(state, key)
+        case DrainAsked(key):
+            return _drain(state, key)
+        case StopAsked():
+            return _stop(state)
+        case _:
+            return _progress(state, event)
+
+
+def _with(state: Deployments, key: Key, record: Record | None) -> Deployments:
+    records = dict(state.records)
+    if record is None:
+        records.pop(key, None)
+    else:
+        records[key] = record
+    return replace(state, records=records)
+
+
+def _refuse(state: Deployments, error: MeshError) -> Step:
+    return state, (Refuse(error),)
+
+
+def _prepare(state: Deployments, deployment: Deployment) -> Step:
+    key = key_of(deployment)
+    known = state.records.get(key)
+    if known is not None:
+        if known.deployment == deployment and known.state is not DeploymentState.FAILED:
+            return state, ()  # asked again after a lost answer: the work is under way or done
+        return _refuse(state, Refused(f"deployment {key} is already here with another content or has failed"))
+    highest = state.fences.get(key.name)
+    if highest is not None and key.fence <= highest:
+        return _refuse(state, StaleGeneration(f"deployment {key} is older than {highest}, which is in force"))
+    if len(state.records) >= MAX_DEPLOYMENTS:
+        return _refuse(state, Overloaded(f"this node holds {MAX_DEPLOYMENTS} deployments, its limit"))
+    fenced = replace(state, fences={**state.fences, key.name: key.fence})
+    record = Record(deployment, DeploymentState.PREPARING)
+    return _with(fenced, key, record), (StoreDeployment(deployment), CheckContent(key))
+
+
+def _activate(state: Deployments, key: Key) -> Step:
+    record = state.records.get(key)
+    if record is None:
+        return _refuse(state, DeploymentNotFound(f"deployment {key} is not on this node"))
+    if record.state is DeploymentState.ACTIVE:
+        return state, ()
+    if record.state is not DeploymentState.READY:
+        return _refuse(state, Refused(f"deployment {key} is {record.state.value}, only a ready one can be activated"))
+    return _with(state, key, replace(record, state=DeploymentState.ACTIVE)), (OpenStage(key),)
+
+
+def _drain(state: Deployments, key: Key) -> Step:
+    record = state.records.get(key)
+    if record is None:
+        return _refuse(state, DeploymentNotFound(f"deployment {key} is not on this node"))
+    if record.state is DeploymentState.DRAINING:
+        return state, ()
+    return _with(state, key, replace(record, state=DeploymentState.DRAINING)), (DrainStage(key),)
+
+
+def _stop(state: Deployments) -> Step:
+    commands: list[Command] = []
+    for key, record in state.records.items():
+        if record.state is not DeploymentState.DRAINING:
+            state = _with(state, key, replace(record, state=DeploymentState.DRAINING, is_kept=True))
+            commands.append(DrainStage(key))
+    return state, tuple(commands)
+
+
+def restore(stored: tuple[Deployment, ...], fences: Mapping[DeploymentName, Fence]) -> Step:
+    """The state after a restart: the newest stored generation of each name is loaded again."""
+    newest: dict[DeploymentName, Deployment] = {}
+    highest = dict(fences)
+    for deployment in stored:
+        if deployment.name not in newest or newest[deployment.name].fence < deployment.fence:
+            newest[deployment.name] = deployment
+        highest[deployment.name] = max(highest.get(deployment.name, deployment.fence), deployment.fence)
+    # A stored generation below its fence was overtaken while this node was away.
+    current = [d for d in newest.values() if d.fence == highest[d.name]]
+    records = {key_of(d): Record(d, DeploymentState.PREPARING) for d in current}
+    return Deployments(records, highest), tuple(CheckContent(key) for key in records)
+
+
+def _progress(state: Deployments, event: ContentFound | ContentMissing | Loaded | LoadingFailed | Drained) -> Step:
+    """Events that report the outcome of a command."""
+    record = state.records.get(event.key)
+    if record is None:
+        return state, ()
+    match record.state, event:
+        case DeploymentState.PREPARING, ContentFound(key):
+            return _with(state, key, replace(record, state=DeploymentState.LOADING)), (LoadStage(key),)
+        case DeploymentState.LOADING, Loaded(key):
+            return _with(state, key, replace(record, state=DeploymentState.READY)), ()
+        case (DeploymentState.PREPARING, ContentMissing(key, reason)) | (
+            DeploymentState.LOADING,
+            LoadingFailed(key, reason),
+        ):
+            failed = replace(record, state=DeploymentState.FAILED, reason=reason)
+            return _with(state, key, failed), (UnloadStage(key),)
+        case DeploymentState.DRAINING, Drained(key):
+            if record.is_kept:
+                return _with(state, key, None), (UnloadStage(key),)
+            return _with(state, key, None), (UnloadStage(key), ForgetDeployment(key))
+        case _:
+            return state, ()  # overtaken by a drain, which unloads in any case

@@ -1,0 +1,59 @@
+"""The clockwork of failure detection and hand-shakes: every interval with its reason.
+
+A lost node must end every affected call within 4 s. That is the sum of the slowest way to notice
+(`SILENCE_LIMIT_S`, checked every `HEARTBEAT_INTERVAL_S`) and of telling the client about it.
+"""
+
+from __future__ import annotations
+
+HEARTBEAT_INTERVAL_S = 0.5
+"""Each side of a data-plane link says something at least this often; sent from the event loop, so that a
+hung loop is noticed although its transport still answers pings."""
+
+SILENCE_LIMIT_S = 2.5
+"""A link that says nothing for so long is lost: five missed heartbeats, and 1.5 s less than what is promised."""
+
+KEEPALIVE_INTERVAL_S = 1.0
+KEEPALIVE_TIMEOUT_S = 1.5
+"""Transport pings while a call is open. A frozen peer is noticed after their sum."""
+
+DIAL_TIMEOUT_S = 2.0
+"""To connect and be accepted. On a LAN it takes milliseconds; a host that is down never answers."""
+
+STREAM_OPEN_TIMEOUT_S = 3.0
+"""To be accepted by every stage of the plan, each of which may have to dial the next."""
+
+CALL_TIMEOUT_S = 2.0
+"""A control call that only reads state."""
+
+HANDSHAKE_TIMEOUT_S = 5.0
+"""A connection that has not said what it wants by then is closed."""
+
+DRAIN_TIMEOUT_S = 5.0
+"""What is in flight may take so long to finish before it is abandoned."""
+
+LOAD_TIMEOUT_S = 300.0
+"""Loading a segment of 2 GB from an SD card. A frozen node is noticed much earlier, by keepalive."""
+
+
+class Liveness:
+    """Whether the other side of a link still speaks. Mutable; owned by the link.
+
+    The watcher may itself be late (a stopped process, a busy core): messages may then wait unread in
+    the socket, so silence is judged only after the watcher has been on time again.
+    """
+
+    def __init__(self, now: float) -> None:
+        self._heard_at = now
+        self._ticked_at = now
+
+    def heard(self, now: float) -> None:
+        self._heard_at = now
+
+    def is_lost(self, now: float) -> bool:
+        """Call every `HEARTBEAT_INTERVAL_S`; true once the silence has lasted for `SILENCE_LIMIT_S`."""
+        lateness = now - self._ticked_at - HEARTBEAT_INTERVAL_S
+        self._ticked_at = now
+        if lateness > HEARTBEAT_INTERVAL_S:
+            self._heard_at = max(self._heard_at, now - SILENCE_LIMIT_S / 2)
+        return now - self._heard_at > SILENCE_LIMIT_S

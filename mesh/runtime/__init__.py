@@ -1,0 +1,1 @@
+"""The one floor that owns tasks, threads, processes, queues and clocks."""

@@ -1,0 +1,228 @@
+"""The sending half of an edge: dials, keeps credits, and notices when the other side is gone.
+
+Used by a stage for the next stage and by a client for the head. One edge carries many streams. It is
+dialled when the first stream is opened and again after a loss, so a node that came back is found
+without anybody's help. Losing the connection closes every stream on it with `NodeLost`.
+
+Owned by the stage or the client stream that made it; runs on its event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from mesh.control.flow import SendWindow
+from mesh.control.timing import DIAL_TIMEOUT_S, HEARTBEAT_INTERVAL_S, STREAM_OPEN_TIMEOUT_S, Liveness
+from mesh.core.frame import Frame
+from mesh.core.messages import (
+    CloseStream,
+    Credit,
+    EdgeAccepted,
+    Heartbeat,
+    Message,
+    OpenEdge,
+    OpenStream,
+    StreamAccepted,
+)
+from mesh.errors import MeshError, NodeLost, ProtocolViolation, Timeout
+
+Spawn = Callable[[Coroutine[Any, Any, None], str], object]
+
+
+class Link(Protocol):
+    """One bidirectional stream of messages with a peer, as `mesh.wire` provides it."""
+
+    async def send(self, message: Message) -> None: ...
+
+    async def receive(self) -> Message | None: ...
+
+    def cancel(self) -> None: ...
+
+
+@dataclass(slots=True)
+class _Connection:
+    link: Link
+    window: SendWindow
+    liveness: Liveness
+    streams: set[int] = field(default_factory=set)
+    opening: dict[int, asyncio.Future[None]] = field(default_factory=dict)
+    credited: asyncio.Event = field(default_factory=asyncio.Event)
+    is_lost: bool = False
+
+
+def _ignore_closed(stream: int, error: MeshError | None) -> None:
+    """Stands in until the owner has registered."""
+
+
+class EdgeSender:
+    """`peer` names the other side in errors, e.g. "node 1f3a… at 10.0.0.7:50071"."""
+
+    def __init__(
+        self,
+        dial: Callable[[], Link],
+        open_edge: OpenEdge,
+        peer: str,
+        spawn: Spawn,
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._dial = dial
+        self._open_edge = open_edge
+        self._peer = peer
+        self._spawn = spawn
+        self._now = now
+        self._connection: _Connection | None = None
+        self._connecting = asyncio.Lock()
+        self.on_stream_closed: Callable[[int, MeshError | None], None] = _ignore_closed
+
+    async def connect(self) -> None:
+        """Make sure that the edge is there; raises `NodeLost`, or what the peer said against it."""
+        await self._connected()
+
+    async def _connected(self) -> _Connection:
+        async with self._connecting:
+            if self._connection is not None:
+                return self._connection
+            link = self._dial()
+            try:
+                async with asyncio.timeout(DIAL_TIMEOUT_S):
+                    await link.send(self._open_edge)
+                    accepted = await link.receive()
+                if not isinstance(accepted, EdgeAccepted):
+                    raise ProtocolViolation(f"{self._peer} answered an edge with {type(accepted).__name__}")
+                window = SendWindow(accepted.credit_bytes)
+            except TimeoutError:
+                link.cancel()
+                raise NodeLost(f"{self._peer} did not answer within {DIAL_TIMEOUT_S:g} s") from None
+            except BaseException:
+                link.cancel()
+                raise
+            connection = _Connection(link, window, Liveness(self._now()))
+            self._connection = connection
+            self._spawn(self._read(connection), f"edge to {self._peer}: read")
+            self._spawn(self._watch(connection), f"edge to {self._peer}: watch")
+            return connection
+
+    async def open_stream(self, info: OpenStream) -> None:
+        """Open a stream over this edge; returns when every stage after it has accepted."""
+        connection = await self._connected()
+        accepted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        connection.opening[info.stream] = accepted
+        connection.streams.add(info.stream)
+        try:
+            async with asyncio.timeout(STREAM_OPEN_TIMEOUT_S):
+                await self._write(connection, info)
+                await accepted
+        except TimeoutError:
+            connection.streams.discard(info.stream)
+            raise Timeout(f"{self._peer} did not open the stream within {STREAM_OPEN_TIMEOUT_S:g} s") from None
+        except BaseException:
+            connection.streams.discard(info.stream)
+            raise
+        finally:
+            connection.opening.pop(info.stream, None)
+
+    async def send(self, frame: Frame) -> None:
+        """Send one frame of an open stream, waiting for credit.
+
+        Returns without sending if the stream was closed meanwhile: `on_stream_closed` has told of it.
+        """
+        connection = self._connection
+        size_bytes = frame.payload_bytes
+        while connection is not None and not connection.is_lost and frame.stream in connection.streams:
+            if connection.window.may_send(size_bytes):
+                if size_bytes:
+                    connection.window.sent(size_bytes)
+                await self._write(connection, frame, loses_quietly=True)
+                return
+            connection.credited.clear()
+            await connection.credited.wait()
+
+    def close_stream(self, stream: int, error: MeshError | None) -> None:
+        """End a stream from this side."""
+        connection = self._connection
+        if connection is None or stream not in connection.streams:
+            return
+        connection.streams.discard(stream)
+        connection.credited.set()
+        self._spawn(
+            self._write(connection, CloseStream(stream, error), loses_quietly=True),
+            f"edge to {self._peer}: close stream",
+        )
+
+    async def close(self) -> None:
+        """Hang up. Streams that are still open are closed on the other side by that."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.is_lost = True
+            connection.credited.set()
+            connection.link.cancel()
+
+    async def _write(self, connection: _Connection, message: Message, *, loses_quietly: bool = False) -> None:
+        try:
+            await connection.link.send(message)
+        except MeshError as error:
+            self._lose(connection, error)
+            if not loses_quietly:
+                raise
+
+    async def _read(self, connection: _Connection) -> None:
+        try:
+            while (message := await connection.link.receive()) is not None:
+                connection.liveness.heard(self._now())
+                self._handle(connection, message)
+            self._lose(connection, NodeLost(f"{self._peer} closed the connection"))
+        except MeshError as error:
+            self._lose(connection, error)
+
+    def _handle(self, connection: _Connection, message: Message) -> None:
+        match message:
+            case Credit(size_bytes):
+                connection.window.credited(size_bytes)
+                connection.credited.set()
+            case StreamAccepted(stream):
+                waiting = connection.opening.get(stream)
+                if waiting is not None and not waiting.done():
+                    waiting.set_result(None)
+            case CloseStream(stream, error):
+                waiting = connection.opening.get(stream)
+                connection.streams.discard(stream)
+                connection.credited.set()
+                if waiting is not None and not waiting.done():
+                    waiting.set_exception(error or NodeLost(f"{self._peer} closed the stream"))
+                else:
+                    self.on_stream_closed(stream, error)
+            case Heartbeat():
+                pass
+            case _:
+                raise ProtocolViolation(f"{self._peer} sent {type(message).__name__} up an edge")
+
+    async def _watch(self, connection: _Connection) -> None:
+        """Heartbeat, and judge the other side's silence."""
+        while not connection.is_lost:
+            await asyncio.sleep(HEARTBEAT_INTERVAL_S)
+            if connection.is_lost:
+                return
+            if connection.liveness.is_lost(self._now()):
+                self._lose(connection, NodeLost(f"{self._peer} has gone silent"))
+                return
+            self._spawn(self._write(connection, Heartbeat(), loses_quietly=True), f"edge to {self._peer}: heartbeat")
+
+    def _lose(self, connection: _Connection, error: MeshError) -> None:
+        if connection.is_lost:
+            return
+        connection.is_lost = True
+        if self._connection is connection:
+            self._connection = None
+        connection.link.cancel()
+        connection.credited.set()
+        streams, connection.streams = connection.streams, set()
+        for stream in streams:
+            waiting = connection.opening.get(stream)
+            if waiting is not None and not waiting.done():
+                waiting.set_exception(error)
+            else:
+                self.on_stream_closed(stream, error)

@@ -1,0 +1,385 @@
+"""One stage of one deployment on this node: inbox, engine, and the way out.
+
+    edge ──offer──► Inbox ──► engine thread ──► slots in order ──► next edge, or the consumers' sinks
+
+Frames are taken from the inbox only when the engine has room, and byte credits go back to the edge
+at that moment, so a slow engine or a stalled way out slows the sender and nothing piles up here.
+Slots leave in the order in which frames were taken; frames that need no computing (an outcome that
+another stage decided, a spent budget) keep their place in that order.
+
+The node's runtime makes a stage, spawns `run`, and owns it; everything here happens on its event
+loop, except the engine's thread inside `EngineHost`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from mesh.control.flow import Inbox
+from mesh.control.timing import DRAIN_TIMEOUT_S
+from mesh.core.frame import Frame, Hop, Outcome, StreamClass
+from mesh.core.messages import OpenStream
+from mesh.core.plan import Deployment
+from mesh.core.tensor import Tensor
+from mesh.engines.contract import Session
+from mesh.errors import DeploymentNotFound, MeshError, ModelInvalid, Overloaded, ProtocolViolation, Refused
+from mesh.runtime.edge_sender import EdgeSender
+from mesh.runtime.engine_host import Completion, EngineHost
+
+ENGINE_DEPTH = 2
+"""One item computes, the next waits at the thread, so that it never idles for a turn of the event loop."""
+
+MAX_SLOTS = 4
+"""Items between inbox and the way out: those in the engine and two that wait to leave."""
+
+MAX_STREAMS = 256
+"""Open streams per stage."""
+
+MAX_QUEUED_FRAMES = 4096
+"""Sum of the windows of all streams of a stage; bounds its inbox and its sinks."""
+
+RATE_SAMPLES = 64
+"""Completions over which throughput is averaged."""
+
+RATE_HORIZON_S = 5.0
+"""Without a completion for so long, throughput is reported as zero."""
+
+EWMA_WEIGHT = 0.1
+"""Of the newest compute time in the running mean: the last ten or so frames count."""
+
+
+class Upstream(Protocol):
+    """Whoever sends frames into this stage."""
+
+    def consumed(self, size_bytes: int) -> None: ...
+
+    def close_stream(self, stream: int, error: MeshError | None) -> None: ...
+
+
+class Sink(Protocol):
+    """A consumer's results link at the tail."""
+
+    def deliver(self, frame: Frame) -> None: ...
+
+    def close(self, error: MeshError | None) -> None: ...
+
+
+@dataclass(slots=True)
+class Item:
+    frame: Frame
+    upstream: Upstream
+    is_live: bool
+    received_at: float
+    deadline_at: float | None
+    size_bytes: int
+
+
+@dataclass(slots=True)
+class Slot:
+    item: Item
+    result: Frame | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class OpenedStream:
+    info: OpenStream
+    upstream: Upstream
+
+
+@dataclass(slots=True)
+class StageStatistics:
+    frames: int = 0
+    compute_seconds: float = 0.0
+    """Exponentially weighted mean."""
+    dropped: int = 0
+    failed: int = 0
+    discarded: int = 0
+    """Frames whose stream was closed while they were under way."""
+
+
+def _is_superseded(old: Item, new: Item) -> bool:
+    return old.is_live and old.frame.stream == new.frame.stream and old.frame.outcome is Outcome.OK
+
+
+class Stage:
+    """See the module. `downstream` is None at the tail."""
+
+    def __init__(
+        self,
+        deployment: Deployment,
+        index: int,
+        session: Session,
+        downstream: EdgeSender | None,
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.deployment = deployment
+        self.index = index
+        self.statistics = StageStatistics()
+        self._downstream = downstream
+        self._now = now
+        self._streams: dict[int, OpenedStream] = {}
+        self._sinks: dict[int, Sink] = {}
+        self._inbox: Inbox[Item] = Inbox(MAX_QUEUED_FRAMES, _is_superseded)
+        self._slots: deque[Slot] = deque()
+        self._submitted = 0
+        self._wake = asyncio.Event()
+        self._completed_at: deque[float] = deque(maxlen=RATE_SAMPLES)
+        self._is_accepting = False
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._feeds, self._leaving = _wire_tensors(deployment, index, session)
+        self._host: EngineHost[Slot] = EngineHost(session, self._on_complete, f"{deployment.name}-{index}")
+        if downstream is not None:
+            downstream.on_stream_closed = self._downstream_closed
+
+    # Streams ------------------------------------------------------------------------------------
+
+    def activate(self) -> None:
+        self._is_accepting = True
+
+    async def open_stream(self, info: OpenStream, upstream: Upstream) -> None:
+        """Accept a stream here and at every stage after this one; raises what any of them says against it."""
+        if not self._is_accepting:
+            raise Refused(
+                f"deployment {self.deployment.name!r} takes no new streams", hint="it is being replaced or removed"
+            )
+        if info.stream in self._streams:
+            raise ProtocolViolation(f"stream {info.stream:x} is open already")
+        if len(self._streams) >= MAX_STREAMS:
+            raise Overloaded(f"{MAX_STREAMS} streams are open on deployment {self.deployment.name!r}, its limit")
+        if sum(opened.info.window for opened in self._streams.values()) + info.window > MAX_QUEUED_FRAMES:
+            raise Overloaded(f"the windows of all streams would pass {MAX_QUEUED_FRAMES} frames")
+        if self._downstream is None and info.stream not in self._sinks:
+            raise ProtocolViolation(
+                f"stream {info.stream:x} has no consumer", hint="open its results at the tail first"
+            )
+        self._streams[info.stream] = OpenedStream(info, upstream)
+        self._idle.clear()
+        if self._downstream is not None:
+            try:
+                await self._downstream.open_stream(info)
+            except BaseException:
+                self._forget(info.stream)
+                raise
+
+    def attach_sink(self, stream: int, sink: Sink) -> None:
+        if self._downstream is not None:
+            raise Refused(f"stage {self.index} is not the tail of deployment {self.deployment.name!r}")
+        if not self._is_accepting:
+            raise Refused(
+                f"deployment {self.deployment.name!r} takes no new streams", hint="it is being replaced or removed"
+            )
+        if stream in self._sinks:
+            raise ProtocolViolation(f"the results of stream {stream:x} are being read already")
+        if len(self._sinks) >= MAX_STREAMS:
+            raise Overloaded(f"{MAX_STREAMS} consumers are attached to deployment {self.deployment.name!r}, its limit")
+        self._sinks[stream] = sink
+
+    def detach_sink(self, stream: int, error: MeshError | None) -> None:
+        """The consumer went away; whoever sends the stream is told."""
+        self._sinks.pop(stream, None)
+        opened = self._forget(stream)
+        if opened is not None:
+            opened.upstream.close_stream(stream, error)
+
+    def close_stream(self, stream: int, upstream: Upstream, error: MeshError | None) -> None:
+        """The sender ends a stream; stages after this one and the consumer are told."""
+        opened = self._streams.get(stream)
+        if opened is None or opened.upstream is not upstream:
+            return  # both ends may close at the same time
+        self._forget(stream)
+        if self._downstream is not None:
+            self._downstream.close_stream(stream, error)
+        sink = self._sinks.pop(stream, None)
+        if sink is not None:
+            sink.close(error)
+
+    def streams_of(self, upstream: Upstream) -> tuple[int, ...]:
+        return tuple(stream for stream, opened in self._streams.items() if opened.upstream is upstream)
+
+    def _downstream_closed(self, stream: int, error: MeshError | None) -> None:
+        opened = self._forget(stream)
+        if opened is not None:
+            opened.upstream.close_stream(stream, error)
+
+    def _forget(self, stream: int) -> OpenedStream | None:
+        opened = self._streams.pop(stream, None)
+        for item in self._inbox.remove(lambda item: item.frame.stream == stream):
+            item.upstream.consumed(item.size_bytes)
+            self.statistics.discarded += 1
+        if not self._streams:
+            self._idle.set()
+        return opened
+
+    # Frames -------------------------------------------------------------------------------------
+
+    def offer(self, frame: Frame, upstream: Upstream) -> None:
+        """Take a frame from an edge. Raises `ProtocolViolation` for a stream that this edge did not open."""
+        opened = self._streams.get(frame.stream)
+        size_bytes = frame.payload_bytes
+        if opened is None:
+            # Closed from the other side while the frame was on its way: normal, and nobody waits for it.
+            upstream.consumed(size_bytes)
+            self.statistics.discarded += 1
+            return
+        if opened.upstream is not upstream:
+            raise ProtocolViolation(f"a frame of stream {frame.stream:x} came over another edge than its opening")
+        now = self._now()
+        item = Item(
+            frame,
+            upstream,
+            opened.info.stream_class is StreamClass.LIVE,
+            now,
+            now + frame.budget_us / 1e6 if frame.budget_us else None,
+            size_bytes,
+        )
+        for old in self._inbox.put(item):
+            self._settle(old, Outcome.DROPPED, Overloaded(f"superseded by a newer frame at stage {self.index}"))
+            self.statistics.dropped += 1
+        self._pump()
+
+    def _settle(self, item: Item, outcome: Outcome, error: MeshError) -> None:
+        item.upstream.consumed(item.size_bytes)
+        self._slots.append(Slot(item, self._without_tensors(item, outcome, error)))
+
+    def _pump(self) -> None:
+        while self._submitted < ENGINE_DEPTH and len(self._slots) < MAX_SLOTS:
+            item = self._inbox.take()
+            if item is None:
+                break
+            slot = Slot(item)
+            self._slots.append(slot)
+            if item.frame.outcome is not Outcome.OK:
+                slot.result = self._without_tensors(item, item.frame.outcome, item.frame.error)
+            elif item.deadline_at is not None and self._now() >= item.deadline_at:
+                error = Overloaded(f"its time was up before stage {self.index} could compute it")
+                slot.result = self._without_tensors(item, Outcome.LATE, error)
+            else:
+                self._submitted += 1
+                self._host.submit(slot, [item.frame.tensors[position] for position in self._feeds])
+            item.upstream.consumed(item.size_bytes)
+        if self._slots and self._slots[0].result is not None:
+            self._wake.set()
+
+    def _without_tensors(self, item: Item, outcome: Outcome, error: MeshError | None) -> Frame:
+        frame = item.frame
+        return Frame(
+            frame.stream,
+            frame.sequence,
+            frame.term,
+            frame.generation,
+            (),
+            self._remaining_us(item),
+            outcome,
+            error,
+            frame.traceparent,
+            frame.hops,
+        )
+
+    def _remaining_us(self, item: Item) -> int:
+        if item.deadline_at is None:
+            return 0
+        return max(1, int((item.deadline_at - self._now()) * 1e6))
+
+    def _on_complete(self, completion: Completion[Slot]) -> None:
+        self._submitted -= 1
+        slot = completion.token
+        item = slot.item
+        statistics = self.statistics
+        queue_us = max(0, int((completion.started_at - item.received_at) * 1e6))
+        hop = Hop(self.index, queue_us, int(completion.compute_seconds * 1e6))
+        if completion.error is not None:
+            statistics.failed += 1
+            slot.result = self._without_tensors(item, Outcome.FAILED, completion.error)
+        else:
+            statistics.frames += 1
+            weight = EWMA_WEIGHT if statistics.frames > 1 else 1.0
+            statistics.compute_seconds += weight * (completion.compute_seconds - statistics.compute_seconds)
+            self._completed_at.append(self._now())
+            frame = item.frame
+            slot.result = Frame(
+                frame.stream,
+                frame.sequence,
+                frame.term,
+                frame.generation,
+                self._collect(frame.tensors, completion.outputs),
+                self._remaining_us(item),
+                Outcome.OK,
+                None,
+                frame.traceparent,
+                (*frame.hops, hop),
+            )
+        self._pump()
+
+    def _collect(self, entered: tuple[Tensor, ...], made: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return tuple(made[index] if is_made else entered[index] for is_made, index in self._leaving)
+
+    # Way out ------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Send what is done, in order, for as long as the stage exists."""
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            while self._slots and (result := self._slots[0].result) is not None:
+                if result.stream not in self._streams:
+                    self.statistics.discarded += 1
+                elif self._downstream is not None:
+                    await self._downstream.send(result)
+                else:
+                    self._sinks[result.stream].deliver(result)
+                self._slots.popleft()
+                self._pump()
+
+    @property
+    def throughput_per_s(self) -> float:
+        times = self._completed_at
+        if len(times) < 2 or self._now() - times[-1] > RATE_HORIZON_S:
+            return 0.0
+        return (len(times) - 1) / max(times[-1] - times[0], 1e-9)
+
+    async def drain(self, grace_s: float = DRAIN_TIMEOUT_S) -> None:
+        """Take no new streams, give the open ones `grace_s` to end, then close them with an error."""
+        self._is_accepting = False
+        try:
+            await asyncio.wait_for(self._idle.wait(), grace_s)
+        except TimeoutError:
+            error = DeploymentNotFound(f"deployment {self.deployment.name!r} was removed while this stream was open")
+            for stream, opened in list(self._streams.items()):
+                self.close_stream(stream, opened.upstream, error)
+                opened.upstream.close_stream(stream, error)
+        for sink in list(self._sinks.values()):
+            sink.close(DeploymentNotFound(f"deployment {self.deployment.name!r} was removed"))
+        self._sinks.clear()
+
+    async def close(self) -> None:
+        """Free engine and edge; only after `drain`, or when the node goes down."""
+        if self._downstream is not None:
+            await self._downstream.close()
+        await self._host.close()
+
+
+def _wire_tensors(
+    deployment: Deployment, index: int, session: Session
+) -> tuple[tuple[int, ...], tuple[tuple[bool, int], ...]]:
+    """Resolve names to positions once: what to feed, and where each leaving tensor comes from."""
+    entering = [spec.name for spec in deployment.boundaries[index]]
+    made = [spec.name for spec in session.outputs]
+    missing = [spec.name for spec in session.inputs if spec.name not in entering]
+    if missing:
+        raise ModelInvalid(f"stage {index} needs {missing}, which no edge carries to it")
+    feeds = tuple(entering.index(spec.name) for spec in session.inputs)
+    leaving: list[tuple[bool, int]] = []
+    for spec in deployment.boundaries[index + 1]:
+        if spec.name in made:
+            leaving.append((True, made.index(spec.name)))
+        elif spec.name in entering:
+            leaving.append((False, entering.index(spec.name)))
+        else:
+            raise ModelInvalid(f"stage {index} neither makes nor receives {spec.name!r}, which must leave it")
+    return feeds, tuple(leaving)
