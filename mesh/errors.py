@@ -12,6 +12,7 @@ failures as values and raises these for input that must be refused. Each class h
     │   ├── ModelInvalid         model-invalid          1   the checker or the runtime refuses it
     │   ├── ModelUnsupported     model-unsupported      1   valid, but outside what the mesh runs
     │   └── ExternalDataRefused  external-data-refused  1   weights outside the model's folder
+    ├── SourceUnreadable         source-unreadable      1   a sensor's file or stream is damaged or of another format
     ├── TensorMismatch           tensor-mismatch        1   wrong name, dtype, rank, dimension or byte count
     ├── VerificationFailed       verification-failed    1   parts and whole disagree
     ├── NotFound                 not-found              3
@@ -85,6 +86,10 @@ class ModelUnsupported(ModelError):
 
 class ExternalDataRefused(ModelError):
     code = "external-data-refused"
+
+
+class SourceUnreadable(MeshError):
+    code = "source-unreadable"
 
 
 class TensorMismatch(MeshError):
