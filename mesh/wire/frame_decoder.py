@@ -1,0 +1,287 @@
+"""Messages to frames: parsed by hand, payloads left where they were received.
+
+Pure. Used through `mesh.wire.frame_codec`. Whatever the bytes are, the outcome is a `FramePart` or
+a `MeshError` that names the field; unknown fields are skipped, so that newer peers can add some.
+Deliberately stricter than protobuf where leniency would hide a fault: known fields must have their
+wire type, numbers must fit, and a message holds one frame and nothing else that is known.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+from mesh.core.frame import Frame, Hop, Outcome
+from mesh.core.tensor import MAX_RANK, MAX_TENSOR_BYTES, Tensor, TensorSpec
+from mesh.errors import (
+    EngineError,
+    MeshError,
+    NodeLost,
+    Overloaded,
+    ProtocolViolation,
+    TensorMismatch,
+    Timeout,
+    from_code,
+)
+from mesh.wire.frame_format import (
+    MAX_CODE_BYTES,
+    MAX_ERROR_BYTES,
+    MAX_FRAME_BYTES,
+    MAX_HOPS,
+    MAX_TRACEPARENT_BYTES,
+    FramePart,
+    TensorHeader,
+)
+from mesh.wire.protobuf_bytes import (
+    FIXED32,
+    FIXED64,
+    INT64_LIMIT,
+    LENGTH,
+    UINT32_LIMIT,
+    UINT64_LIMIT,
+    VARINT,
+    read_fields,
+    read_varint,
+)
+
+_FRAME_FIELD = 3
+_SIBLING_FIELDS = frozenset({1, 2, 4, 5})
+"""The other members of the oneof that a frame is in."""
+
+_CODECS_OFFERED = frozenset({0, 1})
+"""Unspecified and raw."""
+
+_OUTCOMES = {outcome.value: outcome for outcome in Outcome} | {0: Outcome.OK}
+
+_OUTCOME_ERRORS: dict[Outcome, Callable[[], MeshError]] = {
+    Outcome.LATE: lambda: Timeout("the frame's budget was spent before its answer was there"),
+    Outcome.FAILED: lambda: EngineError("a stage could not compute the frame and gave no reason"),
+    Outcome.DROPPED: lambda: Overloaded("the frame gave way to a newer one"),
+    Outcome.UNKNOWN: lambda: NodeLost("a node was lost while the frame was on its way"),
+}
+"""What stands in for the error that a peer left out, so that every outcome but OK has one."""
+
+_EMPTY = memoryview(b"")
+
+_FRAME_WIRE_TYPES = {
+    1: FIXED64,
+    2: VARINT,
+    3: VARINT,
+    4: VARINT,
+    5: VARINT,
+    6: VARINT,
+    7: LENGTH,
+    8: LENGTH,
+    9: LENGTH,
+    10: LENGTH,
+    11: VARINT,
+    12: VARINT,
+    14: LENGTH,
+    15: LENGTH,
+}
+
+
+def decode_frame(message: bytes, boundary: Sequence[TensorSpec]) -> FramePart:
+    """Decode one message that `is_frame` recognised, holding its tensors against `boundary`.
+
+    The payload of the result is a view of `message`, which it keeps alive. Raises `TensorMismatch`
+    for tensors that do not fit the boundary, `ProtocolViolation` for everything else.
+    """
+    begin, end = _find_frame(message)
+    numbers = dict.fromkeys((1, 2, 3, 4, 5, 6, 11, 12), 0)
+    headers: list[TensorHeader] = []
+    hops: list[Hop] = []
+    error: MeshError | None = None
+    traceparent = ""
+    payload = _EMPTY
+    for field, wire_type, value, stop in read_fields(message, begin, end):
+        if field not in _FRAME_WIRE_TYPES:
+            continue
+        _check_wire_type("frame", field, wire_type, _FRAME_WIRE_TYPES[field])
+        if field in numbers:
+            numbers[field] = value
+        elif field == 8:
+            if len(headers) == len(boundary):
+                raise TensorMismatch(f"frame has more tensors than the {len(boundary)} that cross here")
+            headers.append(_decode_tensor_header(message, value, stop, boundary[len(headers)].name))
+        elif field == 15:
+            payload = memoryview(message)[value:stop]
+        elif field == 10:
+            if len(hops) == MAX_HOPS:
+                raise ProtocolViolation(f"frame: more than {MAX_HOPS} hops")
+            hops.append(_decode_hop(message, value, stop))
+        elif field == 9:
+            traceparent = _decode_text(message, value, stop, "traceparent", MAX_TRACEPARENT_BYTES)
+        elif field == 7:
+            error = _decode_error(message, value, stop)
+    if numbers[6] not in _OUTCOMES:
+        raise ProtocolViolation(f"frame {numbers[2]}: unknown outcome {numbers[6]}")
+    frame = Frame(
+        stream=numbers[1],
+        sequence=numbers[2],
+        term=numbers[3],
+        generation=numbers[4],
+        tensors=(),
+        budget_us=numbers[5],
+        outcome=_OUTCOMES[numbers[6]],
+        error=error,
+        traceparent=traceparent,
+        hops=tuple(hops),
+    )
+    part = FramePart(frame, tuple(headers), numbers[11], numbers[12], payload)
+    _complete(part, boundary)
+    return part
+
+
+def _find_frame(message: bytes) -> tuple[int, int]:
+    found: tuple[int, int] | None = None
+    for field, wire_type, value, stop in read_fields(message, 0, len(message)):
+        if field == _FRAME_FIELD and wire_type == LENGTH and found is None:
+            found = value, stop
+        elif field == _FRAME_FIELD or field in _SIBLING_FIELDS:
+            raise ProtocolViolation(f"a message holds a frame and also field {field}")
+    if found is None:
+        raise ProtocolViolation("a message that should hold a frame holds none")
+    return found
+
+
+def _complete(part: FramePart, boundary: Sequence[TensorSpec]) -> None:
+    """Check how the fields go together, and give a whole frame its tensors."""
+    frame = part.frame
+    if frame.outcome is Outcome.OK:
+        if frame.error is not None:
+            raise ProtocolViolation(f"frame {frame.sequence}: outcome OK with an error ({frame.error.code})")
+    else:
+        if part.headers or len(part.payload) or part.chunk_offset or part.chunk_total:
+            raise ProtocolViolation(f"frame {frame.sequence}: outcome {frame.outcome.name} with tensors")
+        frame.error = frame.error or _OUTCOME_ERRORS[frame.outcome]()
+        return
+    if part.chunk_offset:
+        _check_later_chunk(part)
+        return
+    total = part.chunk_total or len(part.payload)
+    if total > MAX_FRAME_BYTES:
+        raise ProtocolViolation(f"frame {frame.sequence}: {total} bytes of payload, the limit is {MAX_FRAME_BYTES}")
+    _check_headers(part.headers, total, boundary)
+    if part.is_whole:
+        frame.tensors = make_tensors(part.headers, part.payload, boundary)
+    else:
+        _check_chunk_size(part)
+
+
+def _check_later_chunk(part: FramePart) -> None:
+    frame = part.frame
+    if part.headers or frame.hops or frame.traceparent or frame.budget_us:
+        raise ProtocolViolation(f"frame {frame.sequence}: a later chunk repeats what the first one says")
+    _check_chunk_size(part)
+
+
+def _check_chunk_size(part: FramePart) -> None:
+    if not 0 < len(part.payload) <= part.chunk_total - part.chunk_offset:
+        raise ProtocolViolation(
+            f"frame {part.frame.sequence}: chunk of {len(part.payload)} bytes at {part.chunk_offset}, "
+            f"announced were {part.chunk_total}"
+        )
+
+
+def _check_headers(headers: Sequence[TensorHeader], total: int, boundary: Sequence[TensorSpec]) -> None:
+    """Hold dimensions and byte counts against the boundary before any tensor is made."""
+    if len(headers) != len(boundary):
+        missing = ", ".join(spec.name for spec in boundary[len(headers) :][:5])
+        raise TensorMismatch(f"frame has {len(headers)} tensors of {len(boundary)} that cross here; missing: {missing}")
+    for header, spec in zip(headers, boundary, strict=True):
+        spec.check(spec.dtype, header.shape)
+        extent = math.prod(size for size in header.shape if size) * max(spec.dtype.item_bytes, 1)
+        if extent > MAX_TENSOR_BYTES:  # also where another dimension is 0: such shapes overflow in native code
+            raise TensorMismatch(
+                f"tensor {spec.name!r}: shape {list(header.shape)} is above the limit of {MAX_TENSOR_BYTES} bytes"
+            )
+        if spec.dtype.item_bytes and header.byte_length != math.prod(header.shape) * spec.dtype.item_bytes:
+            raise TensorMismatch(
+                f"tensor {spec.name!r}: {header.byte_length} bytes for {spec.dtype.label}{list(header.shape)}, "
+                f"which needs {math.prod(header.shape) * spec.dtype.item_bytes}"
+            )
+    announced = sum(header.byte_length for header in headers)
+    if announced != total:
+        raise TensorMismatch(f"frame has {total} bytes of payload, its tensors add up to {announced}")
+
+
+def make_tensors(
+    headers: Sequence[TensorHeader], payload: memoryview, boundary: Sequence[TensorSpec]
+) -> tuple[Tensor, ...]:
+    """Cut the whole `payload` into tensors, as views; raises `TensorMismatch` for broken string tensors."""
+    tensors: list[Tensor] = []
+    offset = 0
+    for header, spec in zip(headers, boundary, strict=True):
+        data = payload[offset : offset + header.byte_length]
+        tensors.append(Tensor.from_bytes(spec.dtype, header.shape, data, spec.name))
+        offset += header.byte_length
+    return tuple(tensors)
+
+
+# --- nested messages ------------------------------------------------------------------------------
+
+
+def _decode_tensor_header(data: bytes, begin: int, end: int, name: str) -> TensorHeader:
+    shape: list[int] = []
+    byte_length = 0
+    for field, wire_type, value, stop in read_fields(data, begin, end):
+        if field == 1 and wire_type == LENGTH:
+            offset = value
+            while offset < stop:
+                size, offset = read_varint(data, offset, stop)
+                _append_dimension(shape, size, name)
+        elif field == 1:
+            _check_wire_type(f"tensor {name!r}", field, wire_type, VARINT)
+            _append_dimension(shape, value, name)
+        elif field == 2:
+            _check_wire_type(f"tensor {name!r}", field, wire_type, VARINT)
+            if value not in _CODECS_OFFERED:
+                raise ProtocolViolation(f"tensor {name!r}: codec {value} was not offered", hint="send raw tensors")
+        elif field == 3:
+            _check_wire_type(f"tensor {name!r}", field, wire_type, VARINT)
+            byte_length = value
+        elif field in (4, 5):  # scale and zero point mean nothing to raw
+            _check_wire_type(f"tensor {name!r}", field, wire_type, FIXED32 if field == 4 else VARINT)
+    return TensorHeader(tuple(shape), byte_length)
+
+
+def _append_dimension(shape: list[int], size: int, name: str) -> None:
+    if len(shape) == MAX_RANK:
+        raise TensorMismatch(f"tensor {name!r}: rank is above the limit of {MAX_RANK}")
+    shape.append(size if size < INT64_LIMIT else size - UINT64_LIMIT)
+
+
+def _decode_hop(data: bytes, begin: int, end: int) -> Hop:
+    numbers = {1: 0, 2: 0, 3: 0}
+    for field, wire_type, value, _ in read_fields(data, begin, end):
+        if field in numbers:
+            _check_wire_type("hop", field, wire_type, VARINT)
+            if value >= UINT32_LIMIT:
+                raise ProtocolViolation(f"hop: field {field} has more than 32 bits")
+            numbers[field] = value
+    return Hop(stage=numbers[1], queue_us=numbers[2], compute_us=numbers[3])
+
+
+def _decode_error(data: bytes, begin: int, end: int) -> MeshError:
+    texts = {1: "", 2: "", 3: ""}
+    for field, wire_type, value, stop in read_fields(data, begin, end):
+        if field in texts:
+            _check_wire_type("error", field, wire_type, LENGTH)
+            limit = MAX_CODE_BYTES if field == 1 else MAX_ERROR_BYTES
+            texts[field] = _decode_text(data, value, stop, f"error, field {field}", limit)
+    return from_code(texts[1], texts[2], texts[3])
+
+
+def _decode_text(data: bytes, begin: int, end: int, what: str, limit: int) -> str:
+    if end - begin > limit:
+        raise ProtocolViolation(f"frame: {what} has {end - begin} bytes, the limit is {limit}")
+    try:
+        return data[begin:end].decode()
+    except UnicodeDecodeError as error:
+        raise ProtocolViolation(f"frame: {what} is not UTF-8") from error
+
+
+def _check_wire_type(what: str, field: int, wire_type: int, expected: int) -> None:
+    if wire_type != expected:
+        raise ProtocolViolation(f"{what}: field {field} has wire type {wire_type}, it should be {expected}")
