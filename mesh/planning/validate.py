@@ -1,0 +1,128 @@
+"""Checks a plan against its model, independent of how the plan was made.
+
+Every plan that the planner makes passes; a plan from a file is shown what is wrong with it. Nothing
+of the search is used here, so that an error in one is caught by the other.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterator, Mapping
+from itertools import pairwise
+
+from mesh.core.graph import Graph
+from mesh.core.ids import NodeId
+from mesh.core.plan import Plan, Segment
+from mesh.planning.memory import segment_memory_bytes
+
+
+def problems(
+    plan: Plan,
+    graph: Graph,
+    devices: Collection[NodeId] | None = None,
+    memory_bytes: Mapping[NodeId, int] | None = None,
+) -> tuple[str, ...]:
+    """What is wrong with `plan` for `graph`, in words; empty if nothing is.
+
+    `devices` are those that exist (None: not checked), `memory_bytes` what they have (None: not checked).
+    """
+    if plan.model_sha256 != graph.model_sha256:
+        return (f"model_sha256: the plan is for {plan.model_sha256[:12]}, the model is {graph.model_sha256[:12]}",)
+    if not plan.stages:
+        return ("stages: the plan has none",)
+    return (
+        *_cover(plan, graph),
+        *_segments(plan, graph),
+        *_devices(plan, graph, devices, memory_bytes),
+        *_figures(plan),
+    )
+
+
+def _cover(plan: Plan, graph: Graph) -> Iterator[str]:
+    first, last = plan.stages[0].segment, plan.stages[-1].segment
+    if first.start != 0:
+        yield f"stages[0].start is {first.start}, the model begins at 0"
+    if last.end != len(graph.groups):
+        yield f"stages[{len(plan.stages) - 1}].end is {last.end}, the model ends at {len(graph.groups)}"
+    for index, (before, after) in enumerate(pairwise(plan.stages), start=1):
+        if before.segment.end != after.segment.start:
+            yield f"stages[{index}].start is {after.segment.start}, the stage before it ends at {before.segment.end}"
+
+
+def _segments(plan: Plan, graph: Graph) -> Iterator[str]:
+    for index, stage in enumerate(plan.stages):
+        segment = stage.segment
+        illegal = [position for position in (segment.start, segment.end) if position not in graph.cut_at]
+        for position in illegal:
+            yield f"stages[{index}]: position {position} is not a legal cut of the model"
+        if segment.end <= segment.start:
+            yield f"stages[{index}] holds no operator group: [{segment.start}, {segment.end})"
+        elif not illegal:
+            yield from _names(index, segment, graph)
+
+
+def _names(index: int, segment: Segment, graph: Graph) -> Iterator[str]:
+    """Tensor names and sums of one segment with legal ends, worked out from the groups one by one."""
+    made: set[str] = set()
+    read: set[str] = set()
+    for group in graph.groups[segment.start : segment.end]:
+        read.update(group.reads)
+        made.update(group.makes)
+    entry, leave = graph.cut_at[segment.start].tensors, graph.cut_at[segment.end].tensors
+    wanted = {
+        "consumes": tuple(name for name in entry if name in read),
+        "produces": tuple(name for name in leave if name in made),
+        "relays": tuple(name for name in leave if name not in made),
+    }
+    for field, names in wanted.items():
+        if getattr(segment, field) != names:
+            yield f"stages[{index}].{field} is {list(getattr(segment, field))}, the model says {list(names)}"
+    for name in segment.relays:
+        if name not in entry:
+            yield f"stages[{index}].relays: {name!r} does not enter the stage"
+    for field, value in (
+        ("weight_bytes", graph.segment_weight_bytes(segment.start, segment.end)),
+        ("flops", graph.segment_flops(segment.start, segment.end)),
+    ):
+        if getattr(segment, field) != value:
+            yield f"stages[{index}].{field} is {getattr(segment, field)}, the model says {value}"
+
+
+def _devices(
+    plan: Plan,
+    graph: Graph,
+    devices: Collection[NodeId] | None,
+    memory_bytes: Mapping[NodeId, int] | None,
+) -> Iterator[str]:
+    seen: set[NodeId] = set()
+    for index, stage in enumerate(plan.stages):
+        if not stage.devices:
+            yield f"stages[{index}].devices is empty"
+        segment = stage.segment
+        known = segment.start in graph.cut_at and segment.end in graph.cut_at and segment.start < segment.end
+        need = segment_memory_bytes(graph, segment.start, segment.end) if known else 0
+        for device in stage.devices:
+            if device in seen:
+                yield f"stages[{index}].devices: {device} is used twice"
+            seen.add(device)
+            if devices is not None and device not in devices:
+                yield f"stages[{index}].devices: {device} is not a known device"
+            have = None if memory_bytes is None else memory_bytes.get(device)
+            if have is not None and need > have:
+                yield f"stages[{index}].devices: {device} has {have} bytes of memory, the stage needs {need}"
+
+
+def _figures(plan: Plan) -> Iterator[str]:
+    figures = {
+        "predicted.throughput_per_s": plan.predicted.throughput_per_s,
+        "predicted.latency_s": plan.predicted.latency_s,
+        "bound.throughput_per_s": plan.bound_throughput_per_s,
+        **{f"stages[{index}].compute_seconds": stage.compute_seconds for index, stage in enumerate(plan.stages)},
+    }
+    for name, value in figures.items():
+        if not math.isfinite(value) or value < 0:
+            yield f"{name} is {value}; it must be a finite number of 0 or more"
+    if plan.predicted.throughput_per_s > plan.bound_throughput_per_s:
+        yield "predicted.throughput_per_s is above bound.throughput_per_s"
+    if plan.window < 1:
+        yield f"window is {plan.window}; it must be at least 1"
