@@ -45,3 +45,10 @@ def check_sha256(digest: str) -> Sha256:
     if not SHA256_PATTERN.fullmatch(digest):
         raise UsageError(f"{digest[:80]!r} is not a SHA-256 in lower-case hex")
     return Sha256(digest)
+
+
+def check_node_id(node_id: str) -> NodeId:
+    """Return `node_id` if it is 32 digits of lower-case hex; raise `UsageError` otherwise."""
+    if not NODE_ID_PATTERN.fullmatch(node_id):
+        raise UsageError(f"{node_id[:80]!r} is not a node id", hint="a node id is 32 digits of lower-case hex")
+    return NodeId(node_id)

@@ -1,0 +1,190 @@
+"""Capabilities, links and reports to protobuf and back. Used through `mesh.wire.convert`.
+
+The same rules as in `mesh.wire.convert_plan`: encoders trust, decoders check and name the field.
+"""
+
+from __future__ import annotations
+
+from typing import TypeVar, cast
+
+from mesh.core.fleet import Capabilities, Link, NodeState, Provider
+from mesh.core.ids import check_name
+from mesh.core.report import DeploymentReport, Happening, MeasuredModel, NodeView, StageReport
+from mesh.errors import ProtocolViolation
+from mesh.v1 import coordinator_pb2, node_pb2
+from mesh.wire.convert_plan import MAX_STAGES, deployment_from_proto, deployment_to_proto
+from mesh.wire.door_checks import check_address, check_id, check_label, check_list, check_number, check_text
+
+MAX_PROVIDERS = 64
+"""ONNX Runtime knows about two dozen."""
+
+MAX_HAPPENINGS = 1024
+"""Events of one deployment in one answer."""
+
+_NODE_STATES = {
+    NodeState.MEASURING: node_pb2.NODE_STATE_MEASURING,
+    NodeState.READY: node_pb2.NODE_STATE_READY,
+    NodeState.DRAINING: node_pb2.NODE_STATE_DRAINING,
+}
+_STATE_PREFIX = "DEPLOYMENT_STATE_"
+
+ReportMessage = TypeVar("ReportMessage", node_pb2.DeploymentStatus, coordinator_pb2.DeploymentView)
+
+
+def node_state_to_proto(state: NodeState) -> node_pb2.NodeState:
+    """LOST has no number, because no node says it of itself; it becomes unspecified."""
+    return _NODE_STATES.get(state, node_pb2.NODE_STATE_UNSPECIFIED)
+
+
+def node_state_from_proto(value: int) -> NodeState:
+    for state, number in _NODE_STATES.items():
+        if number == value:
+            return state
+    raise ProtocolViolation(f"node state: unknown value {value}")
+
+
+def capabilities_to_proto(capabilities: Capabilities) -> node_pb2.Capabilities:
+    return node_pb2.Capabilities(
+        node_id=capabilities.node_id,
+        name=capabilities.name,
+        arch=capabilities.arch,
+        cores=capabilities.cores,
+        memory_bytes=capabilities.memory_bytes,
+        memory_available_bytes=capabilities.memory_available_bytes,
+        disk_available_bytes=capabilities.disk_available_bytes,
+        providers=[
+            node_pb2.Provider(name=provider.name, usable=provider.usable, detail=provider.detail)
+            for provider in capabilities.providers
+        ],
+        runtime_version=capabilities.runtime_version,
+        gflops=capabilities.gflops,
+        memory_gb_per_s=capabilities.memory_gb_per_s,
+        state=node_state_to_proto(capabilities.state),
+        software_version=capabilities.software_version,
+    )
+
+
+def capabilities_from_proto(proto: node_pb2.Capabilities) -> Capabilities:
+    return _capabilities_from_proto(proto, node_state_from_proto(proto.state))
+
+
+def _capabilities_from_proto(proto: node_pb2.Capabilities, state: NodeState) -> Capabilities:
+    return Capabilities(
+        node_id=check_id(proto.node_id, "capabilities.node_id"),
+        name=check_name(proto.name, "capabilities.name"),
+        arch=check_label(proto.arch, "capabilities.arch"),
+        cores=check_number(proto.cores, "capabilities.cores"),
+        memory_bytes=proto.memory_bytes,
+        memory_available_bytes=proto.memory_available_bytes,
+        disk_available_bytes=proto.disk_available_bytes,
+        providers=check_list(proto.providers, MAX_PROVIDERS, "capabilities.providers", _provider_from_proto),
+        runtime_version=check_label(proto.runtime_version, "capabilities.runtime_version"),
+        gflops=check_number(proto.gflops, "capabilities.gflops"),
+        memory_gb_per_s=check_number(proto.memory_gb_per_s, "capabilities.memory_gb_per_s"),
+        state=state,
+        software_version=check_label(proto.software_version, "capabilities.software_version"),
+    )
+
+
+def _provider_from_proto(proto: node_pb2.Provider) -> Provider:
+    return Provider(check_label(proto.name, "name"), proto.usable, check_text(proto.detail, "detail"))
+
+
+def link_to_proto(link: Link) -> node_pb2.MeasureLinkResponse:
+    return node_pb2.MeasureLinkResponse(latency_seconds=link.latency_seconds, bytes_per_second=link.bytes_per_second)
+
+
+def link_from_proto(proto: node_pb2.MeasureLinkResponse) -> Link:
+    """What travels was measured; a link of 0 bytes per second is no measurement and refused."""
+    if not proto.bytes_per_second:
+        raise ProtocolViolation("link.bytes_per_second: 0 is not a possible value")
+    return Link(
+        latency_seconds=check_number(proto.latency_seconds, "link.latency_seconds"),
+        bytes_per_second=check_number(proto.bytes_per_second, "link.bytes_per_second"),
+    )
+
+
+def measured_model_to_proto(measured: MeasuredModel) -> node_pb2.MeasureModelResponse:
+    return node_pb2.MeasureModelResponse(run_seconds=measured.run_seconds, runs=measured.runs)
+
+
+def measured_model_from_proto(proto: node_pb2.MeasureModelResponse) -> MeasuredModel:
+    return MeasuredModel(check_number(proto.run_seconds, "run_seconds"), proto.runs)
+
+
+def node_view_to_proto(view: NodeView) -> coordinator_pb2.NodeView:
+    return coordinator_pb2.NodeView(
+        capabilities=capabilities_to_proto(view.capabilities), address=view.address, lost=view.is_lost
+    )
+
+
+def node_view_from_proto(proto: coordinator_pb2.NodeView) -> NodeView:
+    """A lost node's last word may be that it was LOST, which travels as unspecified."""
+    is_unspecified = proto.capabilities.state == node_pb2.NODE_STATE_UNSPECIFIED
+    if proto.lost and is_unspecified:
+        capabilities = _capabilities_from_proto(proto.capabilities, NodeState.LOST)
+    else:
+        capabilities = capabilities_from_proto(proto.capabilities)
+    return NodeView(capabilities, check_address(proto.address, "node.address"), proto.lost)
+
+
+def report_to_proto(report: DeploymentReport) -> node_pb2.DeploymentStatus:
+    """What a node says."""
+    return _fill_report(node_pb2.DeploymentStatus(), report)
+
+
+def report_to_view(report: DeploymentReport) -> coordinator_pb2.DeploymentView:
+    """What a coordinator says."""
+    return _fill_report(coordinator_pb2.DeploymentView(), report)
+
+
+def _fill_report(proto: ReportMessage, report: DeploymentReport) -> ReportMessage:
+    proto.deployment.CopyFrom(deployment_to_proto(report.deployment))
+    proto.state = cast("node_pb2.DeploymentState", node_pb2.DeploymentState.Value(_STATE_PREFIX + report.state.upper()))
+    proto.reason = report.reason
+    proto.stages.extend(
+        node_pb2.StageStatus(
+            stage=stage.stage,
+            frames=stage.frames,
+            compute_seconds=stage.compute_seconds,
+            throughput_per_s=stage.throughput_per_s,
+            dropped=stage.dropped,
+            failed=stage.failed,
+        )
+        for stage in report.stages
+    )
+    proto.events.extend(
+        node_pb2.Event(time=happening.time, text=happening.text) for happening in report.happenings[-MAX_HAPPENINGS:]
+    )
+    return proto
+
+
+def report_from_proto(
+    proto: node_pb2.DeploymentStatus | coordinator_pb2.DeploymentView,
+) -> DeploymentReport:
+    """From a node's answer or a coordinator's."""
+    known = node_pb2.DeploymentState.values()
+    if proto.state not in known or proto.state == node_pb2.DEPLOYMENT_STATE_UNSPECIFIED:
+        raise ProtocolViolation(f"deployment state: unknown value {proto.state}")
+    return DeploymentReport(
+        deployment=deployment_from_proto(proto.deployment),
+        state=node_pb2.DeploymentState.Name(proto.state).removeprefix(_STATE_PREFIX).lower(),
+        reason=check_text(proto.reason, "report.reason"),
+        stages=check_list(proto.stages, MAX_STAGES, "report.stages", _stage_report_from_proto),
+        happenings=check_list(proto.events, MAX_HAPPENINGS, "report.events", _happening_from_proto),
+    )
+
+
+def _stage_report_from_proto(proto: node_pb2.StageStatus) -> StageReport:
+    return StageReport(
+        stage=proto.stage,
+        frames=proto.frames,
+        compute_seconds=check_number(proto.compute_seconds, "compute_seconds"),
+        throughput_per_s=check_number(proto.throughput_per_s, "throughput_per_s"),
+        dropped=proto.dropped,
+        failed=proto.failed,
+    )
+
+
+def _happening_from_proto(proto: node_pb2.Event) -> Happening:
+    return Happening(check_number(proto.time, "time"), check_text(proto.text, "text"))
