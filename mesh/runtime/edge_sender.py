@@ -124,6 +124,8 @@ class EdgeSender:
             raise
         finally:
             connection.opening.pop(info.stream, None)
+            if accepted.done() and not accepted.cancelled():
+                accepted.exception()  # seen, even where the write failed first
 
     async def send(self, frame: Frame) -> None:
         """Send one frame of an open stream, waiting for credit.
@@ -204,8 +206,6 @@ class EdgeSender:
         """Heartbeat, and judge the other side's silence."""
         while not connection.is_lost:
             await asyncio.sleep(HEARTBEAT_INTERVAL_S)
-            if connection.is_lost:
-                return
             if connection.liveness.is_lost(self._now()):
                 self._lose(connection, NodeLost(f"{self._peer} has gone silent"))
                 return

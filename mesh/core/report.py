@@ -1,0 +1,57 @@
+"""What nodes and coordinators tell of running deployments."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mesh.core.fleet import Capabilities
+from mesh.core.plan import Deployment
+
+
+@dataclass(frozen=True, slots=True)
+class StageReport:
+    stage: int
+    frames: int
+    compute_seconds: float
+    """Engine time per frame, exponentially weighted."""
+    throughput_per_s: float
+    dropped: int
+    failed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Happening:
+    """Something worth telling a person, with the unix time in seconds at which it happened."""
+
+    time: float
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class DeploymentReport:
+    """One generation on one node, or, from a coordinator, on all of them.
+
+    `state` is the label of a deployment state ("ready"); for a coordinator the least advanced one.
+    """
+
+    deployment: Deployment
+    state: str
+    reason: str
+    stages: tuple[StageReport, ...]
+    happenings: tuple[Happening, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class NodeView:
+    """A node as a coordinator sees it: its last word, and whether it still answers."""
+
+    capabilities: Capabilities
+    address: str
+    is_lost: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class MeasuredModel:
+    run_seconds: float
+    """Median over `runs`, one frame."""
+    runs: int

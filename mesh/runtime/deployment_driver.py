@@ -1,0 +1,287 @@
+"""Performs what `mesh.control.deployments` decides: the only place on a node where deployments change.
+
+Every change goes through `apply`: one event into the pure machine, its commands carried out in order.
+What takes long (looking for content, loading, draining) runs as a task of the node's supervisor and
+ends in exactly one event. Stages live here and nowhere else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+
+from mesh.control import deployments as machine
+from mesh.control.deployments import Deployments, DeploymentState, Key
+from mesh.control.timing import LOAD_TIMEOUT_S
+from mesh.core.ids import NodeId, Sha256
+from mesh.core.messages import OpenEdge
+from mesh.core.plan import Deployment
+from mesh.core.report import DeploymentReport, Happening, StageReport
+from mesh.engines.contract import Engine, LoadOptions
+from mesh.errors import LoadFailed, MeshError, NotFound, Refused, Timeout
+from mesh.runtime.edge_sender import EdgeSender, Link
+from mesh.runtime.stage import Stage
+from mesh.runtime.supervise import Supervisor
+from mesh.storage.content import ContentStore
+from mesh.storage.deployments import DeploymentStore
+
+MAX_HAPPENINGS = 50
+"""Kept per deployment name for `mesh status`; older ones are forgotten."""
+
+DialEdge = Callable[[str], Link]
+"""Opens an edge to the node at an address."""
+
+
+def stage_on(deployment: Deployment, node: NodeId) -> int:
+    """Which stage of `deployment` runs on `node`; raises `Refused` if none does."""
+    for index, stage in enumerate(deployment.plan.stages):
+        if node in stage.devices:
+            return index
+    raise Refused(f"deployment {deployment.name!r} has no stage for this node ({node})")
+
+
+class DeploymentDriver:
+    def __init__(
+        self,
+        node: NodeId,
+        content: ContentStore,
+        store: DeploymentStore,
+        engine: Engine,
+        options: LoadOptions,
+        dial: DialEdge,
+        tasks: Supervisor,
+    ) -> None:
+        self._node = node
+        self._content = content
+        self._store = store
+        self._engine = engine
+        self._options = options
+        self._dial = dial
+        self._tasks = tasks
+        self._state = Deployments()
+        self._stages: dict[Key, Stage] = {}
+        self._senders: dict[Key, asyncio.Task[None]] = {}
+        self._pinned: dict[Key, Sha256] = {}
+        self._happenings: dict[str, deque[Happening]] = {}
+        self._restored: set[Key] = set()
+        self._changed = asyncio.Condition()
+        self._applying = asyncio.Lock()
+
+    # Reading --------------------------------------------------------------------------------------
+
+    @property
+    def state(self) -> Deployments:
+        return self._state
+
+    def stage(self, key: Key) -> Stage | None:
+        return self._stages.get(key)
+
+    def reports(self, name: str = "") -> list[DeploymentReport]:
+        return [
+            self._report(key, record)
+            for key, record in sorted(self._state.records.items(), key=lambda item: (item[0].name, item[0].fence))
+            if not name or key.name == name
+        ]
+
+    def _report(self, key: Key, record: machine.Record) -> DeploymentReport:
+        stages: tuple[StageReport, ...] = ()
+        stage = self._stages.get(key)
+        if stage is not None:
+            counted = stage.statistics
+            stages = (
+                StageReport(
+                    stage.index,
+                    counted.frames,
+                    counted.compute_seconds,
+                    stage.throughput_per_s,
+                    counted.dropped,
+                    counted.failed,
+                ),
+            )
+        happenings = tuple(self._happenings.get(key.name, ()))
+        return DeploymentReport(record.deployment, record.state.value, record.reason, stages, happenings)
+
+    def tell(self, name: str, text: str) -> None:
+        """Note something for people who ask for this deployment's status."""
+        self._happenings.setdefault(name, deque(maxlen=MAX_HAPPENINGS)).append(Happening(time.time(), text))
+
+    # Asking ---------------------------------------------------------------------------------------
+
+    async def prepare(self, deployment: Deployment) -> float:
+        """Load this node's stage; returns the seconds it took. Raises why it could not."""
+        stage_on(deployment, self._node)
+        key = machine.key_of(deployment)
+        began = time.monotonic()
+        await self.apply(machine.PrepareAsked(deployment))
+        try:
+            async with asyncio.timeout(LOAD_TIMEOUT_S):
+                await self._settled(key, {DeploymentState.READY, DeploymentState.ACTIVE, DeploymentState.FAILED})
+        except TimeoutError:
+            raise Timeout(f"deployment {key} was not loaded within {LOAD_TIMEOUT_S:g} s") from None
+        record = self._state.records.get(key)
+        if record is None or record.state is DeploymentState.DRAINING:
+            raise Refused(f"deployment {key} was removed while it was loading")
+        if record.state is DeploymentState.FAILED:
+            raise LoadFailed(record.reason)
+        return time.monotonic() - began
+
+    async def activate(self, key: Key) -> None:
+        await self.apply(machine.ActivateAsked(key))
+
+    async def drain(self, key: Key) -> None:
+        """Remove one generation; returns when it is gone."""
+        await self.apply(machine.DrainAsked(key))
+        await self._settled(key, set())
+
+    async def restore(self, stored: tuple[Deployment, ...]) -> None:
+        """Load again what was here when the daemon last stopped."""
+        async with self._applying:
+            self._state, commands = machine.restore(stored, self._store.fences())
+            self._restored = set(self._state.records)
+            for command in commands:
+                await self._perform(command)
+
+    async def stop(self) -> None:
+        """Drain everything; what is on disk stays there for the next start."""
+        await self.apply(machine.StopAsked())
+        async with self._changed:
+            await self._changed.wait_for(lambda: not self._state.records)
+
+    async def _settled(self, key: Key, states: set[DeploymentState]) -> None:
+        def is_settled() -> bool:
+            record = self._state.records.get(key)
+            return (
+                record is None or record.state in states or (bool(states) and record.state is DeploymentState.DRAINING)
+            )
+
+        async with self._changed:
+            await self._changed.wait_for(is_settled)
+
+    # Deciding and performing ----------------------------------------------------------------------
+
+    async def apply(self, event: machine.Event) -> None:
+        """One event; raises the machine's refusal, or a storage error that kept it from being taken."""
+        async with self._applying:
+            before = self._state
+            self._state, commands = machine.step(before, event)
+            for command in commands:
+                if isinstance(command, machine.StoreDeployment):
+                    try:
+                        await self._store_deployment(command.deployment)
+                    except MeshError:
+                        self._state = before  # nothing was promised that is not on disk
+                        raise
+                else:
+                    await self._perform(command)
+        async with self._changed:
+            self._changed.notify_all()
+
+    async def _perform(self, command: machine.Command) -> None:
+        match command:
+            case machine.Refuse(error):
+                raise error
+            case machine.CheckContent(key):
+                self._tasks.spawn(self._check_content(key), f"check content of {key}")
+            case machine.LoadStage(key):
+                self._tasks.spawn(self._load(key), f"load {key}")
+            case machine.OpenStage(key):
+                self._stages[key].activate()
+                self.tell(key.name, f"generation {key.fence} is active")
+            case machine.DrainStage(key):
+                self._tasks.spawn(self._drain(key), f"drain {key}")
+            case machine.UnloadStage(key):
+                await self._unload(key)
+            case machine.ForgetDeployment(key):
+                if self._store.fence(key.name) == key.fence:
+                    await asyncio.to_thread(self._store.remove, key.name)
+                self._happenings.pop(key.name, None)
+            case machine.StoreDeployment(deployment):
+                await self._store_deployment(deployment)
+
+    async def _store_deployment(self, deployment: Deployment) -> None:
+        # Imported here: the wire's encoding is also what is kept on disk.
+        from mesh.wire.convert import deployment_to_bytes
+
+        blob = deployment_to_bytes(deployment)
+        await asyncio.to_thread(self._store.store, deployment.name, blob, deployment.fence)
+
+    def _segment(self, key: Key) -> Sha256:
+        deployment = self._state.records[key].deployment
+        sha256 = deployment.plan.stages[stage_on(deployment, self._node)].segment.sha256
+        if sha256 is None:
+            raise Refused(f"deployment {key} names no content for its stage on this node")
+        return sha256
+
+    async def _check_content(self, key: Key) -> None:
+        try:
+            sha256 = self._segment(key)
+            await asyncio.to_thread(self._content.pin, sha256)
+        except NotFound:
+            event: machine.Event = machine.ContentMissing(key, f"segment {sha256[:12]}… is not in this node's store")
+        except MeshError as error:
+            event = machine.ContentMissing(key, str(error))
+        else:
+            self._pinned[key] = sha256
+            event = machine.ContentFound(key)
+        await self._report_outcome(key, event)
+
+    async def _load(self, key: Key) -> None:
+        record = self._state.records.get(key)
+        sha256 = self._pinned.get(key)
+        if record is None or sha256 is None:
+            return  # removed meanwhile
+        deployment = record.deployment
+        index = stage_on(deployment, self._node)
+        try:
+            path: Path = await asyncio.to_thread(self._content.path, sha256)
+            session = await asyncio.to_thread(self._engine.load, path, self._options)
+            stage = Stage(deployment, index, session, self._edge_from(deployment, index))
+        except MeshError as error:
+            await self._report_outcome(key, machine.LoadingFailed(key, str(error)))
+            return
+        if key not in self._pinned:
+            await stage.close()  # removed while it was loading
+            return
+        self._stages[key] = stage
+        self._senders[key] = self._tasks.spawn(stage.run(), f"stage {index} of {key}")
+        await self._report_outcome(key, machine.Loaded(key))
+        if key in self._restored:
+            self._restored.discard(key)
+            self.tell(key.name, f"generation {key.fence} was restored after a restart")
+            await self.apply(machine.ActivateAsked(key))
+
+    def _edge_from(self, deployment: Deployment, index: int) -> EdgeSender | None:
+        if index + 1 == len(deployment.plan.stages):
+            return None
+        target = deployment.plan.stages[index + 1].devices[0]
+        address = deployment.addresses[target]
+        return EdgeSender(
+            lambda: self._dial(address),
+            OpenEdge(deployment.name, deployment.fence, index + 1),
+            f"node {target[:8]} at {address}",
+            self._tasks.spawn,
+        )
+
+    async def _report_outcome(self, key: Key, event: machine.Event) -> None:
+        await self.apply(event)
+        record = self._state.records.get(key)
+        if record is not None and record.state is DeploymentState.FAILED:
+            self.tell(key.name, f"generation {key.fence} failed: {record.reason}")
+
+    async def _drain(self, key: Key) -> None:
+        stage = self._stages.get(key)
+        if stage is not None:
+            await stage.drain()
+        await self.apply(machine.Drained(key))
+
+    async def _unload(self, key: Key) -> None:
+        stage = self._stages.pop(key, None)
+        if stage is not None:
+            self._senders.pop(key).cancel()
+            await stage.close()
+        sha256 = self._pinned.pop(key, None)
+        if sha256 is not None:
+            await asyncio.to_thread(self._content.unpin, sha256)

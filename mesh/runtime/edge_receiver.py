@@ -1,0 +1,277 @@
+"""The receiving halves of the data plane: one object per edge that comes in, one per consumer.
+
+The wire server calls `serve` for each connection; it returns when the connection is over. What was
+open on it is then closed towards the stages after this one or towards the sender, with `NodeLost`
+unless the end was orderly, so that neither side waits for a peer that is gone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Protocol
+
+from mesh.control.flow import ReceiveWindow
+from mesh.control.timing import HANDSHAKE_TIMEOUT_S, HEARTBEAT_INTERVAL_S, Liveness
+from mesh.core.frame import Frame
+from mesh.core.messages import (
+    Acknowledge,
+    CloseStream,
+    Credit,
+    EdgeAccepted,
+    Heartbeat,
+    Message,
+    OpenEdge,
+    OpenResults,
+    OpenStream,
+    ResultsAccepted,
+    StreamAccepted,
+)
+from mesh.core.plan import Fence
+from mesh.core.tensor import TensorSpec
+from mesh.errors import MeshError, NodeLost, Overloaded, ProtocolViolation, StaleGeneration, Timeout, UsageError
+from mesh.runtime.edge_sender import Link
+from mesh.runtime.stage import MAX_QUEUED_FRAMES, Stage
+
+EDGE_CREDIT_BYTES = 8 << 20
+"""Unconsumed bytes per edge: a few frames of the usual 0.1-2 MB activations; larger frames go one at a time."""
+
+MAX_OUTGOING_MESSAGES = 1024
+"""Credits and closings that wait to go up an edge; a peer that reads none of them is cut off."""
+
+
+class ServerLink(Link, Protocol):
+    """A link whose frames can only be read once it is known what they must look like."""
+
+    def expect(self, boundary: tuple[TensorSpec, ...], fence: Fence) -> None: ...
+
+
+FindStage = Callable[[OpenEdge | OpenResults], Stage]
+"""Raises `DeploymentNotFound`, `StaleGeneration` or `Refused`."""
+
+
+class _Outgoing:
+    """Messages that wait for the one task that writes to a link."""
+
+    def __init__(self, capacity: int) -> None:
+        self._capacity = capacity
+        self._messages: deque[Message] = deque()
+        self._wake = asyncio.Event()
+        self._is_closing = False
+        self.overflowed = False
+
+    def put(self, message: Message) -> None:
+        if len(self._messages) >= self._capacity:
+            self.overflowed = True
+            self.finish()
+            return
+        self._messages.append(message)
+        self._wake.set()
+
+    def finish(self) -> None:
+        """No more will come; what waits is still sent."""
+        self._is_closing = True
+        self._wake.set()
+
+    async def run(self, link: Link) -> None:
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            while self._messages:
+                await link.send(self._messages.popleft())
+            if self._is_closing:
+                return
+
+
+async def _beat(link: Link, outgoing: _Outgoing, liveness: Liveness, peer: str, now: Callable[[], float]) -> None:
+    while True:
+        await asyncio.sleep(HEARTBEAT_INTERVAL_S)
+        if liveness.is_lost(now()):
+            raise NodeLost(f"{peer} has gone silent")
+        outgoing.put(Heartbeat())
+
+
+async def _receive_first(link: Link) -> Message | None:
+    try:
+        async with asyncio.timeout(HANDSHAKE_TIMEOUT_S):
+            return await link.receive()
+    except TimeoutError:
+        raise Timeout(f"nothing was said within {HANDSHAKE_TIMEOUT_S:g} s of connecting") from None
+
+
+async def _first_to_end(*works: asyncio.Task[None]) -> None:
+    """Wait until one of them ends, cancel the others, and raise what the first one raised."""
+    try:
+        done, _ = await asyncio.wait(works, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for work in works:
+            work.cancel()
+        await asyncio.gather(*works, return_exceptions=True)
+    for work in works:
+        if work in done:
+            work.result()
+
+
+class EdgeReceiver:
+    """One incoming edge: an `Upstream` to the stage that it feeds."""
+
+    def __init__(self, link: ServerLink, peer: str, find_stage: FindStage, now: Callable[[], float] = time.monotonic):
+        self._link = link
+        self._peer = peer
+        self._find_stage = find_stage
+        self._now = now
+        self._outgoing = _Outgoing(MAX_OUTGOING_MESSAGES)
+        self._window = ReceiveWindow(EDGE_CREDIT_BYTES)
+        self._liveness = Liveness(now())
+
+    # Upstream, as the stage sees it ---------------------------------------------------------------
+
+    def consumed(self, size_bytes: int) -> None:
+        if size_bytes and (credit := self._window.consumed(size_bytes)):
+            self._outgoing.put(Credit(credit))
+
+    def close_stream(self, stream: int, error: MeshError | None) -> None:
+        self._outgoing.put(CloseStream(stream, error))
+
+    # ----------------------------------------------------------------------------------------------
+
+    async def serve(self) -> None:
+        """Serve the edge until either side ends it; raises what must be told to the peer as its status."""
+        first = await _receive_first(self._link)
+        if first is None:
+            return
+        if not isinstance(first, OpenEdge):
+            raise ProtocolViolation(f"an edge began with {type(first).__name__}")
+        stage = self._find_stage(first)
+        self._link.expect(stage.deployment.boundaries[stage.index], stage.deployment.fence)
+        self._outgoing.put(EdgeAccepted(EDGE_CREDIT_BYTES))
+        reason: MeshError = NodeLost(f"{self._peer}, which sent this stream, closed the connection")
+        try:
+            async with asyncio.TaskGroup() as group:
+                await _first_to_end(
+                    group.create_task(self._read(stage, group)),
+                    group.create_task(self._outgoing.run(self._link)),
+                    group.create_task(_beat(self._link, self._outgoing, self._liveness, self._peer, self._now)),
+                )
+        except* MeshError as failures:
+            found = failures.exceptions[0]
+            reason = found if isinstance(found, MeshError) else reason
+        finally:
+            for stream in stage.streams_of(self):
+                stage.close_stream(stream, self, reason)
+        if self._outgoing.overflowed:
+            raise Overloaded("the peer does not read what it is told")
+        if not isinstance(reason, NodeLost):
+            raise reason
+
+    async def _read(self, stage: Stage, group: asyncio.TaskGroup) -> None:
+        fence = stage.deployment.fence
+        while (message := await self._link.receive()) is not None:
+            self._liveness.heard(self._now())
+            match message:
+                case Frame():
+                    if (message.term, message.generation) != (fence.term, fence.generation):
+                        raise StaleGeneration(
+                            f"a frame of generation {message.term}.{message.generation} on an edge of {fence}"
+                        )
+                    if message.payload_bytes:
+                        self._window.received(message.payload_bytes)
+                    stage.offer(message, self)
+                case OpenStream():
+                    _check_open(message)
+                    group.create_task(self._open(stage, message))
+                case CloseStream(stream, error):
+                    stage.close_stream(stream, self, error)
+                case Heartbeat():
+                    pass
+                case _:
+                    raise ProtocolViolation(f"{type(message).__name__} does not belong on an edge")
+
+    async def _open(self, stage: Stage, message: OpenStream) -> None:
+        try:
+            await stage.open_stream(message, self)
+        except MeshError as error:
+            self._outgoing.put(CloseStream(message.stream, error))
+        else:
+            self._outgoing.put(StreamAccepted(message.stream))
+
+
+def _check_open(message: OpenStream) -> None:
+    if not 1 <= message.window <= MAX_QUEUED_FRAMES:
+        raise UsageError(f"a window of {message.window} frames is outside 1..{MAX_QUEUED_FRAMES}")
+
+
+class ResultsSender:
+    """One consumer at the tail: a `Sink` to the stage. Bounded by the stream's window."""
+
+    def __init__(self, link: ServerLink, peer: str, find_stage: FindStage, now: Callable[[], float] = time.monotonic):
+        self._link = link
+        self._peer = peer
+        self._find_stage = find_stage
+        self._now = now
+        self._outgoing = _Outgoing(1)
+        self._liveness = Liveness(now())
+        self._stream = 0
+        self._is_closed = False
+        self._last_acknowledged = -1
+
+    # Sink, as the stage sees it -------------------------------------------------------------------
+
+    def deliver(self, frame: Frame) -> None:
+        self._outgoing.put(frame)
+
+    def close(self, error: MeshError | None) -> None:
+        self._is_closed = True
+        self._outgoing.put(CloseStream(self._stream, error))
+        self._outgoing.finish()
+
+    # ----------------------------------------------------------------------------------------------
+
+    async def serve(self) -> None:
+        """Send answers until the stream is closed or the consumer goes away."""
+        first = await _receive_first(self._link)
+        if first is None:
+            return
+        if not isinstance(first, OpenResults):
+            raise ProtocolViolation(f"a results link began with {type(first).__name__}")
+        if not 1 <= first.window <= MAX_QUEUED_FRAMES:
+            raise UsageError(f"a window of {first.window} frames is outside 1..{MAX_QUEUED_FRAMES}")
+        stage = self._find_stage(first)
+        self._stream = first.stream
+        # Twice the window: outcomes of frames that the consumer has given up may still arrive; then hello, end, beats.
+        self._outgoing = _Outgoing(2 * first.window + 16)
+        stage.attach_sink(first.stream, self)
+        self._outgoing.put(ResultsAccepted())
+        reason: MeshError = NodeLost(f"{self._peer}, which reads the answers, closed the connection")
+        try:
+            async with asyncio.TaskGroup() as group:
+                await _first_to_end(
+                    group.create_task(self._read()),
+                    group.create_task(self._outgoing.run(self._link)),
+                    group.create_task(_beat(self._link, self._outgoing, self._liveness, self._peer, self._now)),
+                )
+        except* MeshError as failures:
+            found = failures.exceptions[0]
+            reason = found if isinstance(found, MeshError) else reason
+        finally:
+            if self._outgoing.overflowed:
+                reason = Overloaded("the consumer does not keep up with its own window")
+            if not self._is_closed:
+                stage.detach_sink(self._stream, reason)
+        if not self._is_closed and not isinstance(reason, NodeLost):
+            raise reason
+
+    async def _read(self) -> None:
+        while (message := await self._link.receive()) is not None:
+            self._liveness.heard(self._now())
+            match message:
+                case Acknowledge(sequence):
+                    if sequence <= self._last_acknowledged:
+                        raise ProtocolViolation(f"answer {sequence} was acknowledged before")
+                    self._last_acknowledged = sequence
+                case Heartbeat():
+                    pass
+                case _:
+                    raise ProtocolViolation(f"{type(message).__name__} does not belong on a results link")

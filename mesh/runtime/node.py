@@ -1,0 +1,155 @@
+"""The node daemon: composes storage, engine, wire and discovery, and owns every task of the process.
+
+Order of life: own the data folder, listen, advertise, and only then probe (state `measuring`), so
+that a slow board is visible within seconds. What was deployed when the daemon last stopped is
+loaded again. On stop: refuse new work, drain, say goodbye, close.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from mesh import __version__
+from mesh.control.timing import DRAIN_TIMEOUT_S
+from mesh.core.fleet import Capabilities, NodeState
+from mesh.core.plan import Deployment
+from mesh.discovery.contract import Advertisement, Discovery
+from mesh.engines import make_engine
+from mesh.engines.contract import LoadOptions
+from mesh.errors import Overloaded
+from mesh.hardware.probe import ProbeResult, StaticFacts, run_probe, static_facts
+from mesh.runtime.deployment_driver import DeploymentDriver
+from mesh.runtime.edge_sender import Link
+from mesh.runtime.node_service import NodeService
+from mesh.runtime.supervise import Supervisor
+from mesh.storage.content import ContentStore
+from mesh.storage.deployments import DeploymentStore
+from mesh.storage.folder import DataFolder
+from mesh.storage.identity import Identity, load_identity
+from mesh.wire.channel import NodeClient
+from mesh.wire.convert import deployment_from_bytes
+from mesh.wire.server import NodeServer
+
+API_VERSION = "1"
+"""Of `mesh.v1`; told in the advertisement so that a peer of another version is recognised before it is called."""
+
+MAX_PEER_CLIENTS = 64
+"""Connections to other nodes that are kept; a plan has fewer stages than that."""
+
+SERVER_GRACE_S = 1.0
+"""For calls that are answered while the server stops."""
+
+
+@dataclass(frozen=True, slots=True)
+class NodeSettings:
+    data_dir: Path
+    listen: str
+    """"host:port"; port 0 lets the system choose."""
+    name: str | None = None
+    content_capacity_bytes: int = 2 << 30
+    engine: str = "onnxruntime"
+    threads: int = 0
+    """Engine threads; 0 takes the cores that the process has."""
+
+
+@dataclass(frozen=True, slots=True)
+class NodeReady:
+    """Told once, when the daemon listens."""
+
+    identity: Identity
+    address: str
+
+
+class Node:
+    """`discovery` is handed in and entered by `run`; it is not used before the port is open."""
+
+    def __init__(self, settings: NodeSettings, discovery: Discovery) -> None:
+        self._settings = settings
+        self._discovery = discovery
+        self._state = NodeState.MEASURING
+        self._probe = ProbeResult()
+        self._clients: dict[str, NodeClient] = {}
+
+    async def run(self, stop: asyncio.Event, on_ready: Callable[[NodeReady], None]) -> None:
+        """Run until `stop` is set. Raises `StorageError`, `ListenError`, `MissingExtra` before `on_ready`."""
+        with DataFolder.open(self._settings.data_dir) as folder:
+            self._identity = load_identity(folder, self._settings.name)
+            self._content = ContentStore(folder, self._settings.content_capacity_bytes)
+            store = DeploymentStore(folder)
+            async with contextlib.AsyncExitStack() as stack:
+                tasks = await stack.enter_async_context(Supervisor())
+                stack.push_async_callback(self._close_clients)
+                driver, service = self._compose(store, tasks)
+                server = NodeServer(service)
+                address = await server.start(self._settings.listen)
+                stack.push_async_callback(server.stop, SERVER_GRACE_S)
+                await stack.enter_async_context(self._discovery)
+                await self._discovery.advertise(self._advertisement(address))
+                on_ready(NodeReady(self._identity, address))
+                tasks.spawn(self._measure(), "probe the hardware")
+                await driver.restore(_stored_deployments(store))
+                await stop.wait()
+                self._state = NodeState.DRAINING
+                async with asyncio.timeout(2 * DRAIN_TIMEOUT_S):
+                    await driver.stop()
+
+    def _compose(self, store: DeploymentStore, tasks: Supervisor) -> tuple[DeploymentDriver, NodeService]:
+        engine = make_engine(self._settings.engine)
+        facts = static_facts(self._settings.data_dir)
+        options = LoadOptions(threads=self._settings.threads or max(1, int(facts.cores)))
+        driver = DeploymentDriver(self._identity.node_id, self._content, store, engine, options, self._dial_edge, tasks)
+        return driver, NodeService(self._capabilities, driver, self._content, engine, options, self._client)
+
+    def _capabilities(self) -> Capabilities:
+        facts: StaticFacts = static_facts(self._settings.data_dir)
+        return Capabilities(
+            node_id=self._identity.node_id,
+            name=self._identity.name,
+            arch=facts.arch,
+            cores=facts.cores,
+            memory_bytes=facts.memory_bytes,
+            memory_available_bytes=facts.memory_available_bytes,
+            disk_available_bytes=self._content.available_bytes(),
+            providers=self._probe.providers,
+            runtime_version=self._probe.runtime_version,
+            gflops=self._probe.gflops,
+            memory_gb_per_s=self._probe.memory_gb_per_s,
+            state=self._state,
+            software_version=__version__,
+        )
+
+    def _advertisement(self, address: str) -> Advertisement:
+        host, _, port = address.rpartition(":")
+        facts = static_facts(self._settings.data_dir)
+        addresses = () if host in ("0.0.0.0", "[::]") else (host.strip("[]"),)  # noqa: S104 - compared, not bound
+        properties = {"api": API_VERSION, "arch": facts.arch, "ver": __version__}
+        return Advertisement(self._identity.node_id, self._identity.name, "node", int(port), addresses, properties)
+
+    async def _measure(self) -> None:
+        self._probe = await asyncio.to_thread(run_probe)
+        if self._state is NodeState.MEASURING:
+            self._state = NodeState.READY
+
+    def _client(self, address: str) -> NodeClient:
+        client = self._clients.get(address)
+        if client is None:
+            if len(self._clients) >= MAX_PEER_CLIENTS:
+                raise Overloaded(f"this node talks to {MAX_PEER_CLIENTS} others, its limit")
+            client = self._clients[address] = NodeClient(address)
+        return client
+
+    def _dial_edge(self, address: str) -> Link:
+        return self._client(address).open_edge()
+
+    async def _close_clients(self) -> None:
+        for client in self._clients.values():
+            await client.close()
+        self._clients.clear()
+
+
+def _stored_deployments(store: DeploymentStore) -> tuple[Deployment, ...]:
+    return tuple(deployment_from_bytes(blob) for blob in store.load_all().values())

@@ -1,0 +1,165 @@
+"""What a node answers: the meaning of NodeService, ContentService and StreamService, in core terms.
+
+`mesh.wire.server` calls these methods and translates; nothing here knows gRPC. Raising a `MeshError`
+refuses the call with that error.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import AsyncIterator, Callable, Sequence
+
+from mesh.control.deployments import DeploymentState, Key
+from mesh.core.fleet import Capabilities, Link, NodeState
+from mesh.core.ids import DeploymentName, Sha256, check_name, check_sha256
+from mesh.core.messages import OpenEdge, OpenResults
+from mesh.core.plan import Deployment, Fence
+from mesh.core.report import DeploymentReport, MeasuredModel
+from mesh.engines.contract import Engine, LoadOptions
+from mesh.errors import (
+    DeploymentNotFound,
+    MeshError,
+    Overloaded,
+    ProtocolViolation,
+    Refused,
+    StaleGeneration,
+    UsageError,
+)
+from mesh.runtime.deployment_driver import DeploymentDriver
+from mesh.runtime.edge_receiver import EdgeReceiver, ResultsSender, ServerLink
+from mesh.runtime.measure import measure_link, measure_model
+from mesh.runtime.stage import Stage
+from mesh.storage.content import ContentStore
+from mesh.wire.channel import NodeClient
+
+MAX_MEASURE_SECONDS = 10.0
+"""Longest time that one request may keep the engine busy."""
+
+MAX_CONTENT_QUERY = 1024
+"""Digests per HasContent call."""
+
+MEMORY_FACTOR = 2.0
+"""A loaded model takes about twice its file: weights once as read and once as prepacked."""
+
+READ_BYTES = 1 << 20
+
+
+class NodeService:
+    """Owned by the node's runtime; `capabilities` gives the latest."""
+
+    def __init__(
+        self,
+        capabilities: Callable[[], Capabilities],
+        driver: DeploymentDriver,
+        content: ContentStore,
+        engine: Engine,
+        options: LoadOptions,
+        client: Callable[[str], NodeClient],
+    ) -> None:
+        self._capabilities = capabilities
+        self._driver = driver
+        self._content = content
+        self._engine = engine
+        self._options = options
+        self._client = client
+        self._measuring = asyncio.Lock()
+
+    # Control --------------------------------------------------------------------------------------
+
+    async def get_capabilities(self) -> Capabilities:
+        return self._capabilities()
+
+    async def list_deployments(self, name: str) -> tuple[Sequence[DeploymentReport], int]:
+        """Reports of everything here, and the highest term ever seen."""
+        return self._driver.reports(name), self._driver.state.highest_term
+
+    async def prepare(self, deployment: Deployment) -> float:
+        if self._capabilities().state is NodeState.DRAINING:
+            raise Refused("this node is shutting down")
+        return await self._driver.prepare(deployment)
+
+    async def activate(self, name: DeploymentName, fence: Fence) -> None:
+        await self._driver.activate(Key(name, fence))
+
+    async def drain(self, name: DeploymentName, fence: Fence) -> None:
+        await self._driver.drain(Key(name, fence))
+
+    async def measure_link(self, address: str) -> Link:
+        return await measure_link(self._client(address).echo)
+
+    async def echo(self, payload: bytes) -> int:
+        return len(payload)
+
+    async def measure_model(self, sha256: str, budget_seconds: float) -> MeasuredModel:
+        digest = check_sha256(sha256)
+        if not (math.isfinite(budget_seconds) and 0 < budget_seconds <= MAX_MEASURE_SECONDS):
+            raise UsageError(f"a measuring budget of {budget_seconds} s is outside 0..{MAX_MEASURE_SECONDS:g}")
+        async with self._measuring:  # two at once would measure each other
+            path = await asyncio.to_thread(self._content.path, digest)
+            needed = int((await asyncio.to_thread(path.stat)).st_size * MEMORY_FACTOR)
+            available = self._capabilities().memory_available_bytes
+            if needed > available:
+                raise Overloaded(f"the model needs about {needed >> 20} MiB of memory, {available >> 20} MiB are free")
+            return await measure_model(self._engine, path, self._options, budget_seconds)
+
+    # Content --------------------------------------------------------------------------------------
+
+    async def has_content(self, digests: Sequence[str]) -> list[Sha256]:
+        if len(digests) > MAX_CONTENT_QUERY:
+            raise ProtocolViolation(f"{len(digests)} digests in one query, the limit is {MAX_CONTENT_QUERY}")
+        return [digest for digest in map(check_sha256, digests) if self._content.has(digest)]
+
+    async def put_content(self, sha256: str, total_bytes: int, chunks: AsyncIterator[bytes]) -> None:
+        writer = await asyncio.to_thread(self._content.begin, check_sha256(sha256), total_bytes)
+        try:
+            async for chunk in chunks:
+                await asyncio.to_thread(writer.write, chunk)
+            await asyncio.to_thread(writer.commit)
+        except BaseException:
+            # Not awaited in a thread: a cancelled call must still leave nothing behind.
+            writer.abort()
+            raise
+
+    async def get_content(self, sha256: str) -> AsyncIterator[tuple[int, bytes]]:
+        digest = check_sha256(sha256)
+        await asyncio.to_thread(self._content.pin, digest)
+        try:
+            path = self._content.path(digest)
+            total = (await asyncio.to_thread(path.stat)).st_size
+            with await asyncio.to_thread(path.open, "rb") as file:
+                while chunk := await asyncio.to_thread(file.read, READ_BYTES):
+                    yield total, chunk
+        finally:
+            self._content.unpin(digest)
+
+    # Streams --------------------------------------------------------------------------------------
+
+    async def serve_edge(self, link: ServerLink, peer: str) -> None:
+        await EdgeReceiver(link, peer, self._find_stage).serve()
+
+    async def serve_results(self, link: ServerLink, peer: str) -> None:
+        await ResultsSender(link, peer, self._find_stage).serve()
+
+    def _find_stage(self, opening: OpenEdge | OpenResults) -> Stage:
+        """The active stage that `opening` is about; refuses by name and generation."""
+        name = DeploymentName(check_name(opening.deployment, "deployment"))
+        key = Key(name, opening.fence)
+        record = self._driver.state.records.get(key)
+        if record is None or record.state not in (DeploymentState.ACTIVE, DeploymentState.DRAINING):
+            raise self._why_not(key)
+        stage = self._driver.stage(key)
+        if stage is None:
+            raise Refused(f"deployment {key} is being removed")
+        if isinstance(opening, OpenEdge) and opening.stage != stage.index:
+            raise Refused(f"stage {opening.stage} of deployment {key} is not on this node, stage {stage.index} is")
+        return stage
+
+    def _why_not(self, key: Key) -> MeshError:
+        highest = self._driver.state.fences.get(key.name)
+        if highest is not None and key.fence < highest:
+            return StaleGeneration(f"generation {key.fence} of {key.name!r} was replaced by {highest}")
+        record = self._driver.state.records.get(key)
+        if record is not None:
+            return Refused(f"deployment {key} is {record.state.value} on this node, not active")
+        return DeploymentNotFound(f"deployment {key.name!r} is not on this node")

@@ -1,0 +1,169 @@
+"""Clients of a node and of a coordinator: core values in, core values out, gRPC inside.
+
+Control and data go over connections of their own, so that bulk data never delays a control call.
+Every call has a deadline. Credentials are an argument from the first day; None is plaintext.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterable, Sequence
+from typing import Any
+
+import grpc
+
+from mesh.control.deployments import Key
+from mesh.control.timing import CALL_TIMEOUT_S, DRAIN_TIMEOUT_S, LOAD_TIMEOUT_S
+from mesh.core.fleet import Capabilities, Link
+from mesh.core.ids import Sha256
+from mesh.core.messages import Message
+from mesh.core.plan import Deployment
+from mesh.core.report import DeploymentReport, MeasuredModel
+from mesh.core.tensor import TensorSpec
+from mesh.v1 import node_pb2, node_pb2_grpc
+from mesh.wire import convert
+from mesh.wire.frame_codec import FrameAssembler
+from mesh.wire.links import ClientLink
+from mesh.wire.options import CHANNEL_OPTIONS
+from mesh.wire.status import translate_rpc_errors
+from mesh.wire.stream_codec import (
+    decode_edge_response,
+    decode_results_response,
+    encode_edge_request,
+    encode_message,
+)
+
+CHUNK_BYTES = 1 << 20
+"""Of content on its way: the size at which gRPC streams move most bytes per second (measured)."""
+
+TRANSFER_BYTES_PER_S = 1 << 17
+"""The slowest link on which a model may still be sent, 1 Mbit/s: sets the deadline of a transfer."""
+
+MEASURE_TIMEOUT_S = 60.0
+"""Loading a model and running it for the budget, on a slow board."""
+
+LINK_TIMEOUT_S = 20.0
+"""Four bursts of 1 MiB at 2 Mbit/s."""
+
+EDGE_PATH = "/mesh.v1.StreamService/Edge"
+RESULTS_PATH = "/mesh.v1.StreamService/Results"
+
+
+def open_channel(address: str, credentials: grpc.ChannelCredentials | None) -> grpc.aio.Channel:
+    if credentials is None:
+        return grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS)
+    return grpc.aio.secure_channel(address, credentials, options=CHANNEL_OPTIONS)
+
+
+class NodeClient:
+    """`peer` names the node in errors. Owned by whoever made it, and closed by them."""
+
+    def __init__(self, address: str, peer: str = "", credentials: grpc.ChannelCredentials | None = None) -> None:
+        self.address = address
+        self._peer = peer or f"node at {address}"
+        self._credentials = credentials
+        self._control = open_channel(address, credentials)
+        self._data: grpc.aio.Channel | None = None
+        self._node: Any = node_pb2_grpc.NodeServiceStub(self._control)
+        self._content: Any = node_pb2_grpc.ContentServiceStub(self._control)
+
+    async def close(self) -> None:
+        await self._control.close()
+        if self._data is not None:
+            await self._data.close()
+
+    # Control --------------------------------------------------------------------------------------
+
+    async def get_capabilities(self, timeout_s: float = CALL_TIMEOUT_S) -> Capabilities:
+        with translate_rpc_errors(self._peer):
+            answer = await self._node.GetCapabilities(node_pb2.GetCapabilitiesRequest(), timeout=timeout_s)
+        return convert.capabilities_from_proto(answer.capabilities)
+
+    async def list_deployments(
+        self, name: str = "", timeout_s: float = CALL_TIMEOUT_S
+    ) -> tuple[list[DeploymentReport], int]:
+        with translate_rpc_errors(self._peer):
+            request = node_pb2.ListDeploymentsRequest(name=name)
+            answer = await self._node.ListDeployments(request, timeout=timeout_s)
+        return [convert.report_from_proto(status) for status in answer.deployments], answer.highest_term
+
+    async def prepare(self, deployment: Deployment) -> float:
+        with translate_rpc_errors(self._peer):
+            request = node_pb2.PrepareRequest(deployment=convert.deployment_to_proto(deployment))
+            answer = await self._node.Prepare(request, timeout=LOAD_TIMEOUT_S)
+        return float(answer.load_seconds)
+
+    async def activate(self, key: Key) -> None:
+        with translate_rpc_errors(self._peer):
+            request = node_pb2.ActivateRequest(name=key.name, term=key.fence.term, generation=key.fence.generation)
+            await self._node.Activate(request, timeout=CALL_TIMEOUT_S)
+
+    async def drain(self, key: Key) -> None:
+        with translate_rpc_errors(self._peer):
+            request = node_pb2.DrainRequest(name=key.name, term=key.fence.term, generation=key.fence.generation)
+            await self._node.Drain(request, timeout=2 * DRAIN_TIMEOUT_S)
+
+    async def measure_link(self, address: str) -> Link:
+        with translate_rpc_errors(self._peer):
+            request = node_pb2.MeasureLinkRequest(address=address)
+            answer = await self._node.MeasureLink(request, timeout=LINK_TIMEOUT_S)
+        return Link(answer.latency_seconds, answer.bytes_per_second)
+
+    async def echo(self, payload: bytes) -> int:
+        with translate_rpc_errors(self._peer):
+            answer = await self._node.Echo(node_pb2.EchoRequest(payload=payload), timeout=LINK_TIMEOUT_S)
+        return int(answer.received_bytes)
+
+    async def measure_model(self, sha256: Sha256, budget_seconds: float) -> MeasuredModel:
+        with translate_rpc_errors(self._peer):
+            request = node_pb2.MeasureModelRequest(sha256=sha256, budget_seconds=budget_seconds)
+            answer = await self._node.MeasureModel(request, timeout=MEASURE_TIMEOUT_S)
+        return MeasuredModel(answer.run_seconds, answer.runs)
+
+    # Content --------------------------------------------------------------------------------------
+
+    async def has_content(self, digests: Iterable[Sha256]) -> set[str]:
+        """Those of `digests` that the node holds."""
+        with translate_rpc_errors(self._peer):
+            request = node_pb2.HasContentRequest(sha256=list(digests))
+            answer = await self._content.HasContent(request, timeout=CALL_TIMEOUT_S)
+        return set(answer.sha256)
+
+    async def put_content(self, sha256: Sha256, data: bytes) -> None:
+        with translate_rpc_errors(self._peer):
+            timeout_s = CALL_TIMEOUT_S + len(data) / TRANSFER_BYTES_PER_S
+            await self._content.PutContent(_content_chunks(sha256, data), timeout=timeout_s)
+
+    async def get_content(self, sha256: Sha256) -> bytes:
+        with translate_rpc_errors(self._peer):
+            pieces = []
+            call = self._content.GetContent(node_pb2.GetContentRequest(sha256=sha256), timeout=LOAD_TIMEOUT_S)
+            async for answer in call:
+                pieces.append(answer.chunk)
+        return b"".join(pieces)
+
+    # Streams --------------------------------------------------------------------------------------
+
+    def _data_channel(self) -> grpc.aio.Channel:
+        if self._data is None:
+            self._data = open_channel(self.address, self._credentials)
+        return self._data
+
+    def open_edge(self) -> ClientLink:
+        call = self._data_channel().stream_stream(EDGE_PATH)()
+        return ClientLink(call, self._peer, encode_edge_request, _decode_edge_response)
+
+    def open_results(self, boundary: Sequence[TensorSpec]) -> ClientLink:
+        """`boundary`: the model's outputs, as answers carry them."""
+        call = self._data_channel().stream_stream(RESULTS_PATH)()
+        return ClientLink(call, self._peer, encode_message, decode_results_response, tuple(boundary))
+
+
+def _decode_edge_response(data: bytes, assembler: FrameAssembler | None) -> Message:
+    return decode_edge_response(data)
+
+
+async def _content_chunks(sha256: Sha256, data: bytes) -> AsyncIterator[node_pb2.PutContentRequest]:
+    view = memoryview(data)
+    yield node_pb2.PutContentRequest(sha256=sha256, total_bytes=len(data), chunk=bytes(view[:CHUNK_BYTES]))
+    for offset in range(CHUNK_BYTES, len(data), CHUNK_BYTES):
+        yield node_pb2.PutContentRequest(chunk=bytes(view[offset : offset + CHUNK_BYTES]))

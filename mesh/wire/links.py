@@ -1,0 +1,128 @@
+"""One bidirectional gRPC stream as a link of messages: the client's side and the server's.
+
+gRPC allows one write at a time per stream, so each link has a lock; a chunked frame is written under
+it as a whole, because chunks of different frames must not interleave.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import grpc
+
+from mesh.core.messages import Message
+from mesh.core.plan import Fence
+from mesh.core.tensor import TensorSpec
+from mesh.errors import NodeLost
+from mesh.wire.frame_codec import FrameAssembler
+from mesh.wire.status import from_rpc_error
+
+Encode = Callable[[Message], Iterator[bytes]]
+Decode = Callable[[bytes, FrameAssembler | None], Message | None]
+
+
+class ClientLink:
+    """The calling side. `boundary` is what frames that come back look like; None where none do."""
+
+    def __init__(
+        self, call: Any, peer: str, encode: Encode, decode: Decode, boundary: tuple[TensorSpec, ...] | None = None
+    ) -> None:
+        self._call = call
+        self._peer = peer
+        self._encode = encode
+        self._decode = decode
+        self._assembler = FrameAssembler(boundary) if boundary is not None else None
+        self._writing = asyncio.Lock()
+
+    async def send(self, message: Message) -> None:
+        """Raises `NodeLost`, or the error with which the peer ended the call."""
+        try:
+            async with self._writing:
+                for data in self._encode(message):
+                    await self._call.write(data)
+        except grpc.aio.AioRpcError as error:
+            raise from_rpc_error(error, self._peer) from None
+        except (asyncio.InvalidStateError, grpc.aio.UsageError):
+            raise await self._ended() from None
+        except asyncio.CancelledError:
+            if self._call.cancelled() and not _is_cancelling():
+                raise NodeLost(f"the connection to {self._peer} was given up") from None
+            raise
+
+    async def receive(self) -> Message | None:
+        """The next message; None at an orderly end. Raises as `send` does."""
+        while True:
+            try:
+                data = await self._call.read()
+            except grpc.aio.AioRpcError as error:
+                raise from_rpc_error(error, self._peer) from None
+            except asyncio.CancelledError:
+                if self._call.cancelled() and not _is_cancelling():
+                    raise NodeLost(f"the connection to {self._peer} was given up") from None
+                raise
+            if data is grpc.aio.EOF:
+                return None
+            message = self._decode(data, self._assembler)
+            if message is not None:
+                return message
+
+    def cancel(self) -> None:
+        self._call.cancel()
+
+    async def _ended(self) -> Exception:
+        code = await self._call.code()
+        if code is grpc.StatusCode.OK:
+            return NodeLost(f"{self._peer} closed the connection")
+        error = grpc.aio.AioRpcError(
+            code,
+            await self._call.initial_metadata(),
+            await self._call.trailing_metadata(),
+            await self._call.details(),
+        )
+        return from_rpc_error(error, self._peer)
+
+
+def _is_cancelling() -> bool:
+    """Whether this very task is being cancelled, rather than the call that it waits for."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
+
+
+class AcceptedLink:
+    """The serving side, within the handler of one call."""
+
+    def __init__(self, context: Any, encode: Encode, decode: Decode) -> None:
+        self._context = context
+        self._encode = encode
+        self._decode = decode
+        self._assembler: FrameAssembler | None = None
+        self._writing = asyncio.Lock()
+
+    def expect(self, boundary: tuple[TensorSpec, ...], fence: Fence) -> None:
+        """From now on frames are understood, and must look like this."""
+        self._assembler = FrameAssembler(boundary)
+
+    async def send(self, message: Message) -> None:
+        try:
+            async with self._writing:
+                for data in self._encode(message):
+                    await self._context.write(data)
+        except (asyncio.InvalidStateError, grpc.aio.BaseError, grpc.RpcError) as error:
+            raise NodeLost(f"the peer hung up: {error}") from None
+
+    async def receive(self) -> Message | None:
+        while True:
+            try:
+                data = await self._context.read()
+            except (asyncio.InvalidStateError, grpc.aio.BaseError, grpc.RpcError) as error:
+                raise NodeLost(f"the peer hung up: {error}") from None
+            if data is grpc.aio.EOF:
+                return None
+            message = self._decode(data, self._assembler)
+            if message is not None:
+                return message
+
+    def cancel(self) -> None:
+        """The handler's return ends the call; nothing more is needed on this side."""

@@ -1,0 +1,215 @@
+"""The gRPC server of a node: translates calls into `NodeHandlers` and their errors into statuses.
+
+No meaning lives here. Edge and Results are served on raw bytes, everything else on generated
+messages. Binding is checked: a busy port is a `ListenError`, never a silent second listener.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from functools import partial
+from typing import Any, Protocol
+
+import grpc
+
+from mesh.core.fleet import Capabilities, Link
+from mesh.core.ids import DeploymentName, Sha256, check_name
+from mesh.core.messages import Message
+from mesh.core.plan import Deployment, Fence
+from mesh.core.report import DeploymentReport, MeasuredModel
+from mesh.errors import ListenError, MeshError, ProtocolViolation
+from mesh.v1 import node_pb2, node_pb2_grpc
+from mesh.wire import convert
+from mesh.wire.frame_codec import FrameAssembler
+from mesh.wire.links import AcceptedLink
+from mesh.wire.options import SERVER_OPTIONS
+from mesh.wire.status import abort
+from mesh.wire.stream_codec import (
+    decode_edge_request,
+    decode_results_request,
+    encode_edge_response,
+    encode_results_response,
+)
+
+
+class NodeHandlers(Protocol):
+    """What a node answers; see `mesh.runtime.node_service`."""
+
+    async def get_capabilities(self) -> Capabilities: ...
+    async def list_deployments(self, name: str) -> tuple[Sequence[DeploymentReport], int]: ...
+    async def prepare(self, deployment: Deployment) -> float: ...
+    async def activate(self, name: DeploymentName, fence: Fence) -> None: ...
+    async def drain(self, name: DeploymentName, fence: Fence) -> None: ...
+    async def measure_link(self, address: str) -> Link: ...
+    async def echo(self, payload: bytes) -> int: ...
+    async def measure_model(self, sha256: str, budget_seconds: float) -> MeasuredModel: ...
+    async def has_content(self, digests: Sequence[str]) -> list[Sha256]: ...
+    async def put_content(self, sha256: str, total_bytes: int, chunks: AsyncIterator[bytes]) -> None: ...
+    def get_content(self, sha256: str) -> AsyncIterator[tuple[int, bytes]]: ...
+    async def serve_edge(self, link: Any, peer: str) -> None: ...
+    async def serve_results(self, link: Any, peer: str) -> None: ...
+
+
+async def bind(server: grpc.aio.Server, listen: str, credentials: grpc.ServerCredentials | None) -> str:
+    """Bind and return the address with its real port; raises `ListenError`."""
+    host, _, _ = listen.rpartition(":")
+    try:
+        add = (
+            server.add_insecure_port
+            if credentials is None
+            else partial(server.add_secure_port, server_credentials=credentials)
+        )
+        port = add(listen)
+    except RuntimeError:
+        port = 0
+    if port == 0:
+        raise ListenError(
+            f"cannot listen on {listen}: the port is taken or the address is not this machine's",
+            hint="choose another with --listen HOST:PORT; port 0 takes any free one",
+        )
+    return f"{host}:{port}"
+
+
+class NodeServer:
+    """One server with all services of a node."""
+
+    def __init__(self, handlers: NodeHandlers, credentials: grpc.ServerCredentials | None = None) -> None:
+        self._handlers = handlers
+        self._credentials = credentials
+        self._server: grpc.aio.Server | None = None
+
+    async def start(self, listen: str) -> str:
+        """Listen; returns "host:port" with the port that was bound. Raises `ListenError`."""
+        self._server = grpc.aio.server(options=SERVER_OPTIONS)
+        node_pb2_grpc.add_NodeServiceServicer_to_server(_NodeServicer(self._handlers), self._server)
+        node_pb2_grpc.add_ContentServiceServicer_to_server(_ContentServicer(self._handlers), self._server)
+        streams = {
+            "Edge": grpc.stream_stream_rpc_method_handler(self._serve_edge),
+            "Results": grpc.stream_stream_rpc_method_handler(self._serve_results),
+        }
+        self._server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler("mesh.v1.StreamService", streams)])
+        address = await bind(self._server, listen, self._credentials)
+        await self._server.start()
+        return address
+
+    async def stop(self, grace_s: float) -> None:
+        if self._server is not None:
+            await self._server.stop(grace_s)
+
+    async def _serve_edge(self, requests: object, context: Any) -> None:
+        link = AcceptedLink(context, encode_edge_response, decode_edge_request)
+        await _serve(context, self._handlers.serve_edge(link, context.peer()))
+
+    async def _serve_results(self, requests: object, context: Any) -> None:
+        link = AcceptedLink(context, encode_results_response, _decode_results_request)
+        await _serve(context, self._handlers.serve_results(link, context.peer()))
+
+
+def _decode_results_request(data: bytes, assembler: FrameAssembler | None) -> Message:
+    return decode_results_request(data)
+
+
+async def _serve(context: Any, work: Awaitable[None]) -> None:
+    try:
+        await work
+    except MeshError as error:
+        await abort(context, error)
+
+
+Unary = Callable[[Any, Any, Any], Awaitable[Any]]
+
+
+def _translated(method: Unary) -> Unary:
+    """A unary handler whose `MeshError`s become the call's status."""
+
+    async def handle(self: Any, request: Any, context: Any) -> Any:
+        try:
+            return await method(self, request, context)
+        except MeshError as error:
+            return await abort(context, error)
+
+    return handle
+
+
+def _key(request: Any) -> tuple[DeploymentName, Fence]:
+    name = DeploymentName(check_name(request.name, "deployment"))
+    return name, Fence(request.term, request.generation)
+
+
+class _NodeServicer(node_pb2_grpc.NodeServiceServicer):
+    def __init__(self, handlers: NodeHandlers) -> None:
+        self._handlers = handlers
+
+    @_translated
+    async def GetCapabilities(self, request: Any, context: Any) -> Any:
+        capabilities = convert.capabilities_to_proto(await self._handlers.get_capabilities())
+        return node_pb2.GetCapabilitiesResponse(capabilities=capabilities)
+
+    @_translated
+    async def ListDeployments(self, request: Any, context: Any) -> Any:
+        reports, highest_term = await self._handlers.list_deployments(request.name)
+        return node_pb2.ListDeploymentsResponse(
+            deployments=[convert.report_to_proto(report) for report in reports], highest_term=highest_term
+        )
+
+    @_translated
+    async def Prepare(self, request: Any, context: Any) -> Any:
+        seconds = await self._handlers.prepare(convert.deployment_from_proto(request.deployment))
+        return node_pb2.PrepareResponse(load_seconds=seconds)
+
+    @_translated
+    async def Activate(self, request: Any, context: Any) -> Any:
+        await self._handlers.activate(*_key(request))
+        return node_pb2.ActivateResponse()
+
+    @_translated
+    async def Drain(self, request: Any, context: Any) -> Any:
+        await self._handlers.drain(*_key(request))
+        return node_pb2.DrainResponse()
+
+    @_translated
+    async def MeasureLink(self, request: Any, context: Any) -> Any:
+        link = await self._handlers.measure_link(request.address)
+        return node_pb2.MeasureLinkResponse(
+            latency_seconds=link.latency_seconds, bytes_per_second=link.bytes_per_second
+        )
+
+    @_translated
+    async def Echo(self, request: Any, context: Any) -> Any:
+        return node_pb2.EchoResponse(received_bytes=await self._handlers.echo(request.payload))
+
+    @_translated
+    async def MeasureModel(self, request: Any, context: Any) -> Any:
+        measured = await self._handlers.measure_model(request.sha256, request.budget_seconds)
+        return node_pb2.MeasureModelResponse(run_seconds=measured.run_seconds, runs=measured.runs)
+
+
+class _ContentServicer(node_pb2_grpc.ContentServiceServicer):
+    def __init__(self, handlers: NodeHandlers) -> None:
+        self._handlers = handlers
+
+    @_translated
+    async def HasContent(self, request: Any, context: Any) -> Any:
+        return node_pb2.HasContentResponse(sha256=await self._handlers.has_content(list(request.sha256)))
+
+    @_translated
+    async def PutContent(self, requests: Any, context: Any) -> Any:
+        iterator = aiter(requests)
+        first = await anext(iterator, None)
+        if first is None:
+            raise ProtocolViolation("content was announced and none came")
+
+        async def chunks() -> AsyncIterator[bytes]:
+            yield first.chunk
+            async for request in iterator:
+                yield request.chunk
+
+        await self._handlers.put_content(first.sha256, first.total_bytes, chunks())
+        return node_pb2.PutContentResponse()
+
+    async def GetContent(self, request: Any, context: Any) -> AsyncIterator[Any]:
+        try:
+            async for total_bytes, chunk in self._handlers.get_content(request.sha256):
+                yield node_pb2.GetContentResponse(total_bytes=total_bytes, chunk=chunk)
+        except MeshError as error:
+            await abort(context, error)
