@@ -54,9 +54,17 @@ class Discovery(Protocol):
     async def __aexit__(self, *exc_info: object) -> None: ...
 
     async def advertise(self, advertisement: Advertisement) -> None:
-        """Announce, or replace the announcement. Returns once it is on its way, not once others saw it."""
+        """Announce, or replace the announcement. Returns once it is on its way, not once others saw it.
+
+        Raises `UsageError` for what the implementation cannot announce.
+        """
         ...
 
     def watch(self) -> AsyncIterator[DiscoveryEvent]:
-        """Everyone else: first those known already, then changes, until cancelled. May be called more than once."""
+        """Everyone else: first those known already, then changes, until cancelled. May be called more than once.
+
+        A peer is a node id in a role: a node and a coordinator that share an identity are two. Found under
+        several names or ways at once it is still one, with all addresses. A watcher that is slow gets the
+        latest state, not every change in between.
+        """
         ...
