@@ -13,7 +13,7 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from mesh.core.graph import Graph
-from mesh.core.ids import NODE_ID_PATTERN, NodeId, check_sha256
+from mesh.core.ids import NODE_ID_PATTERN, SHA256_PATTERN, NodeId, Sha256
 from mesh.core.plan import Alternative, Objective, Plan, Prediction, Segment, Stage
 from mesh.core.segments import segment_between
 from mesh.errors import UsageError
@@ -47,7 +47,8 @@ _STAGE_KEYS = (
     "compute_ms",
     "measured",
 )
-_ALTERNATIVE_KEYS = ("name", "throughput_per_s", "latency_ms", "reason")
+_PREDICTION_KEYS = ("throughput_per_s", "latency_ms")
+_ALTERNATIVE_KEYS = ("name", *_PREDICTION_KEYS, "reason")
 
 Document = dict[str, Any]
 
@@ -85,7 +86,7 @@ def plan_from_json(document: object, graph: Graph) -> Plan:
     or negative, positions that are no legal cuts, and a plan for another model.
     """
     reader = _Reader(document, "plan", _PLAN_KEYS)
-    digest = check_sha256(reader.text("model_sha256"))
+    digest = reader.digest("model_sha256")
     if digest != graph.model_sha256:
         raise UsageError(
             f"model_sha256: the plan is for model {digest[:12]}, this model is {graph.model_sha256[:12]}",
@@ -97,6 +98,7 @@ def plan_from_json(document: object, graph: Graph) -> Plan:
     objective = reader.text("objective", Objective.THROUGHPUT.value)
     if objective not in {known.value for known in Objective}:
         raise UsageError(f"plan.objective is {objective[:40]!r}; it must be one of {[o.value for o in Objective]}")
+    predicted = _prediction_from_json(_Reader(reader.get("predicted", {}), "plan.predicted", _PREDICTION_KEYS))
     bound = _Reader(reader.get("bound", {}), "plan.bound", ("throughput_per_s",))
     window = reader.whole("window", MIN_WINDOW * min(len(stages), MAX_WINDOW // MIN_WINDOW))
     return Plan(
@@ -104,8 +106,8 @@ def plan_from_json(document: object, graph: Graph) -> Plan:
         objective=Objective(objective),
         forced=reader.truth("forced", True),
         stages=tuple(_stage_from_json(stage, f"plan.stages[{i}]", graph) for i, stage in enumerate(stages)),
-        predicted=_prediction_from_json(_Reader(reader.get("predicted", {}), "plan.predicted", _ALTERNATIVE_KEYS[1:3])),
-        bound_throughput_per_s=bound.number("throughput_per_s", 0.0),
+        predicted=predicted,
+        bound_throughput_per_s=bound.number("throughput_per_s", predicted.throughput_per_s),
         certificate=reader.text("certificate", "from a plan file"),
         alternatives=tuple(
             _alternative_from_json(item, f"plan.alternatives[{i}]")
@@ -142,6 +144,12 @@ class _Reader:
         if not isinstance(value, str):
             raise self._wrong(key, "a string")
         return value
+
+    def digest(self, key: str) -> Sha256:
+        value = self.text(key)
+        if not SHA256_PATTERN.fullmatch(value):
+            raise self._wrong(key, "a SHA-256 in lower-case hex")
+        return Sha256(value)
 
     def truth(self, key: str, default: bool | None = None) -> bool:
         value = self.get(key, default)
@@ -197,8 +205,11 @@ def _stage_to_json(stage: Stage) -> Document:
 
 def _stage_from_json(document: object, path: str, graph: Graph) -> Stage:
     reader = _Reader(document, path, _STAGE_KEYS)
-    derived = segment_between(graph, reader.whole("start"), reader.whole("end"))
-    digest = None if reader.value.get("sha256") is None else check_sha256(reader.text("sha256"))
+    try:
+        derived = segment_between(graph, reader.whole("start"), reader.whole("end"))
+    except UsageError as error:
+        raise UsageError(f"{path}: {error.message}", hint=error.hint) from None
+    digest = None if reader.value.get("sha256") is None else reader.digest("sha256")
     segment = Segment(
         start=derived.start,
         end=derived.end,
