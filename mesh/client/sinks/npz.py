@@ -21,7 +21,7 @@ import uuid
 import zipfile
 from array import array
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, Any
 
 from mesh.client.sinks.contract import Sink, SinkRecord, SinkRequest, check_record
 from mesh.client.sinks.storage import storage_error
@@ -29,9 +29,6 @@ from mesh.client.values import pack_values, unpack_values
 from mesh.core.frame import Outcome
 from mesh.core.tensor import DType, Tensor, TensorSpec
 from mesh.errors import MissingExtra, StorageError, TensorMismatch
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 OPTIONS: tuple[str, ...] = ()
 HELP = "npz:PATH  (or a path that ends in .npz)\n    all answers as arrays, one per output, written at the end"
@@ -179,7 +176,7 @@ class NpzSink:
         with zipfile.ZipFile(self._partial, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
             for column in self._columns:
                 _write_column(archive, column)
-            extra: dict[str, NDArray[Any]] = {
+            extra: dict[str, Any] = {
                 "sequence": numpy.array(self._sequences, dtype="<i8"),
                 "outcome": numpy.array([outcome.name.lower() for outcome in outcomes], dtype="<U8"),
                 "valid": numpy.array([outcome is Outcome.OK for outcome in outcomes], dtype=bool),

@@ -16,18 +16,17 @@ import zlib
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mesh.client.resource_url import ResourceUrl
 from mesh.client.sources.contract import IteratorSource, Source, SourceFrame, SourceRequest, single_input
 from mesh.client.sources.files import check_file
 from mesh.client.values import pack_values
-from mesh.core.tensor import DType, Tensor, TensorSpec, pack_strings
+from mesh.core.tensor import DType, Tensor, TensorSpec
 from mesh.errors import MissingExtra, SourceUnreadable, TensorMismatch, UsageError
 
-if TYPE_CHECKING:
-    import numpy
-    from numpy.typing import NDArray
+Array = Any
+"""A numpy.ndarray. numpy is optional here, so its types are not named at module level."""
 
 NPZ_OPTIONS = ("key", "input", "start", "count", "cast", "whole")
 NPZ_HELP = (
@@ -61,7 +60,7 @@ class _Feed:
     """One input and the array that feeds it: `array[i]` reshaped to `shape` is frame i."""
 
     spec: TensorSpec
-    array: NDArray[Any]
+    array: Array
     shape: tuple[int, ...]
 
     def tensor(self, index: int) -> Tensor:
@@ -89,7 +88,7 @@ def open_npz(request: SourceRequest) -> Source:
             f"{path}: unpacks to {total} bytes, the limit is {MAX_NPZ_BYTES}",
             hint="save it in parts, or as .npy, which is read from disk as it goes",
         )
-    arrays: dict[str, NDArray[Any]] = {}
+    arrays: dict[str, Array] = {}
     try:
         with numpy.load(path, allow_pickle=False) as loaded:
             for spec in request.inputs:
@@ -154,7 +153,7 @@ def _choose(url: ResourceUrl, path: Path, inputs: tuple[TensorSpec, ...], keys: 
     return chosen
 
 
-def _open_arrays(request: SourceRequest, path: Path, arrays: Mapping[str, NDArray[Any]]) -> Source:
+def _open_arrays(request: SourceRequest, path: Path, arrays: Mapping[str, Array]) -> Source:
     url = request.url
     wanted = url.options.get("cast")
     if wanted is not None and wanted not in {spec.dtype.label for spec in request.inputs}:
@@ -182,7 +181,7 @@ def _open_arrays(request: SourceRequest, path: Path, arrays: Mapping[str, NDArra
     return IteratorSource(produce, frame_count=count)
 
 
-def _plan_feed(url: ResourceUrl, path: Path, spec: TensorSpec, array: NDArray[Any]) -> _Feed:
+def _plan_feed(url: ResourceUrl, path: Path, spec: TensorSpec, array: Array) -> _Feed:
     frame_shape, has_frame_axis = split_frames(spec, array.shape, whole=url.flag("whole"))
     spec.check(spec.dtype, frame_shape)
     found = _dtype_of(path, spec, array.dtype)
@@ -211,45 +210,37 @@ def split_frames(spec: TensorSpec, shape: tuple[int, ...], *, whole: bool) -> tu
     return shape, False
 
 
-def _dtype_of(path: Path, spec: TensorSpec, dtype: numpy.dtype[Any]) -> DType:
+def _dtype_of(path: Path, spec: TensorSpec, dtype: Any) -> DType:
     if dtype.kind in "US":
         return DType.STRING
+    if dtype.kind == "u" and dtype.itemsize == 2 and spec.dtype is DType.BFLOAT16:
+        return DType.BFLOAT16  # the raw bits, as `mesh.arrays` shows them
     label = dtype.newbyteorder("=").name
     if label.upper() in DType.__members__ and dtype.kind in "fiub":
         return DType.from_label(label)
     raise TensorMismatch(f"{path}: tensor {spec.name!r}: element type {dtype} has no place in a model")
 
 
-def encode_array(array: NDArray[Any], spec: TensorSpec) -> Tensor:
+def encode_array(array: Array, spec: TensorSpec) -> Tensor:
     """A numpy array as a tensor of the spec's dtype: little-endian, row-major, without a copy where it is that already.
 
     Raises `TensorMismatch` where a value does not survive (integers that are out of range or no whole numbers).
     """
     import numpy
 
-    if spec.dtype is DType.STRING:
-        if array.dtype.kind not in "US":
-            raise TensorMismatch(f"tensor {spec.name!r}: {array.dtype} cannot be cast to strings")
-        packed = pack_strings([_text_bytes(item) for item in array.reshape(-1).tolist()])
-        return Tensor.from_bytes(spec.dtype, array.shape, packed, spec.name)
-    if array.dtype.kind in "US":
-        raise TensorMismatch(f"tensor {spec.name!r}: strings cannot be cast to {spec.dtype.label}")
+    from mesh.arrays import from_array
+
+    if (array.dtype.kind in "US") != (spec.dtype is DType.STRING):
+        raise TensorMismatch(f"tensor {spec.name!r}: {array.dtype} cannot be cast to {spec.dtype.label}")
+    if spec.dtype is DType.STRING or (spec.dtype is DType.BFLOAT16 and array.dtype.kind == "u"):
+        return from_array(array.astype(array.dtype.newbyteorder("<"), copy=False), spec.name, dtype=spec.dtype)
     if spec.dtype is DType.BFLOAT16:
-        return Tensor.from_bytes(
-            spec.dtype, array.shape, pack_values(array.reshape(-1).tolist(), spec.dtype), spec.name
-        )
+        packed = pack_values(array.reshape(-1).tolist(), spec.dtype)
+        return Tensor.from_bytes(spec.dtype, array.shape, packed, spec.name)
     target = numpy.dtype(spec.dtype.label).newbyteorder("<")
-    if array.dtype.newbyteorder("<") == target:
+    with numpy.errstate(over="ignore", invalid="ignore"):
         converted = array.astype(target, copy=False)
-    else:
-        with numpy.errstate(over="ignore", invalid="ignore"):
-            converted = array.astype(target)
-        if not spec.dtype.is_float and spec.dtype is not DType.BOOL and not numpy.array_equal(converted, array):
-            raise TensorMismatch(f"tensor {spec.name!r}: values do not fit into {spec.dtype.label}")
-    flat = numpy.ascontiguousarray(converted).reshape(-1)
-    data = flat.view(numpy.uint8).data if flat.size else memoryview(b"")
-    return Tensor.from_bytes(spec.dtype, array.shape, data, spec.name)
-
-
-def _text_bytes(item: str | bytes) -> bytes:
-    return item if isinstance(item, bytes) else item.encode("utf-8", "surrogateescape")
+    narrowed = array.dtype.newbyteorder("<") != target and not spec.dtype.is_float and spec.dtype is not DType.BOOL
+    if narrowed and not numpy.array_equal(converted, array):
+        raise TensorMismatch(f"tensor {spec.name!r}: values do not fit into {spec.dtype.label}")
+    return from_array(converted, spec.name, dtype=spec.dtype)

@@ -13,16 +13,13 @@ from __future__ import annotations
 from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mesh.client.resource_url import ResourceUrl
 from mesh.client.sources.contract import IteratorSource, Source, SourceFrame, SourceRequest, single_input
 from mesh.client.values import ByteLookup
 from mesh.core.tensor import DType, Tensor, TensorSpec
 from mesh.errors import MissingExtra, NotFound, SourceUnreadable, TensorMismatch, UsageError
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
 
 OPTIONS = ("resize", "scale", "mean", "std", "layout")
 HELP = (
@@ -190,7 +187,7 @@ def _read_pixels(path: Path, layout: ImageLayout, resize: bool) -> tuple[bytes, 
             width, height = opened.size
             if width * height > MAX_PIXELS:
                 raise SourceUnreadable(f"{path}: {width} x {height} pixels are above the limit of {MAX_PIXELS}")
-            image: Image = operations.exif_transpose(opened).convert(_CHANNELS[layout.channels])
+            image = operations.exif_transpose(opened).convert(_CHANNELS[layout.channels])
     except bombs as error:
         raise SourceUnreadable(f"{path}: unpacks to more than {MAX_PIXELS} pixels") from error
     except image_module.UnidentifiedImageError as error:
@@ -205,7 +202,8 @@ def _read_pixels(path: Path, layout: ImageLayout, resize: bool) -> tuple[bytes, 
                 hint="add ?resize=1 to scale pictures",
             )
         image = image.resize(want, image_module.Resampling.BILINEAR)
-    return image.tobytes(), image.height, image.width
+    pixels: bytes = image.tobytes()
+    return pixels, image.height, image.width
 
 
 def _encode(pixels: bytes, layout: ImageLayout, lookups: list[ByteLookup] | None) -> bytes | bytearray:
