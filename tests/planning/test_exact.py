@@ -197,6 +197,13 @@ def test_ties_take_fewer_devices() -> None:
     assert two.reason.endswith("on 2 devices")
 
 
+def test_a_gain_within_rounding_does_not_buy_a_device() -> None:
+    graph = chain_graph([1, 10**6], sizes=[0, 0, 0])
+    devices = node_ids(2)
+    costs = make_costs(devices, [[0.0, 1e-15, 0.01]] * 2)
+    assert len(planned(Problem(graph, costs, devices)).stages) == 1
+
+
 def test_one_way_links_are_priced_in_the_direction_used() -> None:
     graph = chain_graph([10**6, 10**6], sizes=[0, 1_000_000, 0])
     first, second = node_ids(2)
