@@ -114,7 +114,9 @@ def check_operators(model: onnx.ModelProto) -> None:
             if key in functions or key[0] in KNOWN_DOMAINS:
                 continue
             if key[0] in local_domains:
-                raise ModelInvalid(f"node {node.name[:80]!r} calls {key[1][:80]!r} of {key[0][:80]!r}, not in the model")
+                raise ModelInvalid(
+                    f"node {node.name[:80]!r} calls {key[1][:80]!r} of {key[0][:80]!r}, not in the model"
+                )
             raise ModelUnsupported(
                 f"node {node.name[:80]!r} needs operator {key[1][:80]!r} of domain {key[0][:80]!r}",
                 hint="libraries of custom operators are not loaded; use standard operators or a local function",

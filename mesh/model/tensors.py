@@ -36,7 +36,7 @@ _BITS = {
 def type_name(data_type: int) -> str:
     """ONNX's name for an element type in lower case, or its number."""
     try:
-        return TensorProto.DataType.Name(data_type).lower()  # type: ignore[arg-type]
+        return TensorProto.DataType.Name(data_type).lower()
     except ValueError:
         return f"number {data_type}"
 
@@ -100,7 +100,7 @@ def _check_data(tensor: onnx.TensorProto, name: str, elements: int, bits: int) -
         unit = "values"
     if want != got:
         raise ModelInvalid(
-            f"tensor {name!r} of dimensions {list(tensor.dims)[:8]} has {got} {unit} of data, its dimensions need {want}"
+            f"tensor {name!r} has {got} {unit} of data, its dimensions {list(tensor.dims)[:8]} need {want}"
         )
 
 

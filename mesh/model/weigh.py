@@ -23,10 +23,48 @@ MIN_WEIGHT_BYTES = 1024
 """Constants inside nodes below this are parameters of operators (axes, shapes), not weights worth planning for."""
 
 FREE = frozenset(
-    """Cast CastLike Compress Concat ConcatFromSequence Constant ConstantOfShape DepthToSpace Dropout Expand EyeLike
-    Flatten Gather GatherElements GatherND Identity NonZero OneHot Optional Pad Range Reshape Scatter ScatterElements
-    ScatterND SequenceAt SequenceConstruct SequenceEmpty SequenceInsert Shape Size Slice SpaceToDepth Split
-    SplitToSequence Squeeze Tile Transpose Trilu Unsqueeze""".split()
+    {
+        "Cast",
+        "CastLike",
+        "Compress",
+        "Concat",
+        "ConcatFromSequence",
+        "Constant",
+        "ConstantOfShape",
+        "DepthToSpace",
+        "Dropout",
+        "Expand",
+        "EyeLike",
+        "Flatten",
+        "Gather",
+        "GatherElements",
+        "GatherND",
+        "Identity",
+        "NonZero",
+        "OneHot",
+        "Optional",
+        "Pad",
+        "Range",
+        "Reshape",
+        "Scatter",
+        "ScatterElements",
+        "ScatterND",
+        "SequenceAt",
+        "SequenceConstruct",
+        "SequenceEmpty",
+        "SequenceInsert",
+        "Shape",
+        "Size",
+        "Slice",
+        "SpaceToDepth",
+        "Split",
+        "SplitToSequence",
+        "Squeeze",
+        "Tile",
+        "Transpose",
+        "Trilu",
+        "Unsqueeze",
+    }
 )
 """Views, shape arithmetic and plain copies."""
 
