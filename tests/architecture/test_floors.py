@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Callable, Iterator
+from typing import TypeGuard
 
 import pytest
 
@@ -48,6 +49,8 @@ QUARANTINE: dict[str, dict[str, str]] = {
         "mesh.model.read": ANYWHERE,  # a model file that is no ONNX fails with protobuf's DecodeError
     },
     "grpc": {"mesh.wire": ANYWHERE, "mesh.gateways": ANYWHERE},
+    "ifaddr": {"mesh.discovery.interfaces": ANYWHERE},
+    "ml_dtypes": {"mesh.arrays": LAZILY, "mesh.model": LAZILY},  # bfloat16 and the 8-bit floats
     "numpy": {
         "mesh.arrays": ANYWHERE,
         "mesh.planning": ANYWHERE,
@@ -86,7 +89,10 @@ NOT_IN_MODEL = IMPURE_LIBRARIES - FILES
 STARTS_TASKS = frozenset({"TaskGroup", "create_task", "ensure_future", "run_in_executor", "to_thread"})
 STARTS_THREADS = frozenset({"Thread", "Timer", "ThreadPoolExecutor", "ProcessPoolExecutor", "Process"})
 # Modules outside mesh.runtime that start tasks or threads after all. Each says why it cannot be otherwise.
-OWNS_TASKS: dict[str, str] = {}
+OWNS_TASKS: dict[str, str] = {
+    "mesh.discovery.combined": "one follower per member, in a TaskGroup that lives as long as the entered context",
+    "mesh.discovery.mdns": "resolving takes round trips; the TaskGroup lives as long as the entered context",
+}
 
 
 def find_package(name: str) -> str | None:
@@ -146,13 +152,25 @@ def find_impurity(module: Module) -> Iterator[str]:
             yield f"{module.place(each.line)}: pure code must not import {each.top}; let the caller hand it in"
     if not refused:
         return
+    seeded = _seeded_generators(module.tree)
     for node in ast.walk(module.tree):
-        if isinstance(node, ast.Attribute) and node.attr == "random" and isinstance(node.value, ast.Name):
-            yield f"{module.place(node.lineno)}: {node.value.id}.random in pure code"
+        if _draws_unseeded(node, seeded):
+            yield f"{module.place(node.lineno)}: {ast.unparse(node)} in pure code; pass a seed or a Generator"
         elif (
             isinstance(node, ast.Call) and ast.unparse(node.func) in ("open", "input", "print") and module.is_in(*PURE)
         ):
             yield f"{module.place(node.lineno)}: {ast.unparse(node.func)}() in pure code"
+
+
+def _seeded_generators(tree: ast.Module) -> set[ast.expr]:
+    """Each `np.random.default_rng` that is called with a seed: the same numbers every time, so as pure as a table."""
+    calls = (node for node in ast.walk(tree) if isinstance(node, ast.Call))
+    return {call.func for call in calls if call.args and ast.unparse(call.func).endswith("random.default_rng")}
+
+
+def _draws_unseeded(node: ast.AST, seeded: set[ast.expr]) -> TypeGuard[ast.Attribute]:
+    of_random = isinstance(node, ast.Attribute) and ast.unparse(node.value) in ("np.random", "numpy.random")
+    return of_random and isinstance(node, ast.Attribute) and node.attr != "Generator" and node not in seeded
 
 
 def find_loose_tasks(module: Module) -> Iterator[str]:
@@ -219,6 +237,7 @@ def test_every_module_keeps_the_rule(rule: Rule) -> None:
         (find_impurity, "mesh.control.node", "def now():\n    from datetime import datetime"),
         (find_impurity, "mesh.model.read", "import random"),
         (find_impurity, "mesh.planning.beam", "import numpy as np\nnp.random.default_rng()"),
+        (find_impurity, "mesh.model.compare", "import numpy as np\nnp.random.seed(1)"),
         (find_impurity, "mesh.core.plan", "open('plan.json')"),
         (find_loose_tasks, "mesh.wire.edges", "import asyncio\nasyncio.create_task(work())"),
         (find_loose_tasks, "mesh.wire.edges", "from asyncio import TaskGroup\nTaskGroup()"),
@@ -241,6 +260,10 @@ def test_the_rule_sees_a_violation(rule: Rule, name: str, text: str) -> None:
         ),
         ("mesh.client.sources.images", "def read():\n    import numpy\n    from PIL import Image"),
         ("mesh.planning.exact", "import numpy as np\nfrom mesh.core.graph import Graph\nfrom mesh import errors"),
+        (
+            "mesh.model.compare",
+            "import numpy as np\ndef f(seed, r: np.random.Generator):\n    np.random.default_rng(seed)",
+        ),
         ("mesh.wire.calls", "import grpc\nfrom mesh.v1 import node_pb2"),
     ],
 )
