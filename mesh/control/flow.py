@@ -83,7 +83,6 @@ class FrameWindow:
         if size < 1:
             raise ProtocolViolation(f"a window of {size} frames cannot move")
         self.size = size
-        self.next_sequence = 0
         self._unanswered: set[int] = set()
 
     def __len__(self) -> int:
@@ -100,14 +99,13 @@ class FrameWindow:
     def unanswered(self) -> tuple[int, ...]:
         return tuple(sorted(self._unanswered))
 
-    def take_sequence(self) -> int:
-        """Number the next frame, which is then in flight."""
+    def enter(self, sequence: int) -> None:
+        """Frame `sequence` is in flight from now on."""
         if not self.is_open:
             raise ProtocolViolation(f"the window of {self.size} frames is full")
-        sequence = self.next_sequence
-        self.next_sequence += 1
+        if sequence in self._unanswered:
+            raise ProtocolViolation(f"frame {sequence} is in flight already")
         self._unanswered.add(sequence)
-        return sequence
 
     def answered(self, sequence: int) -> None:
         if sequence not in self._unanswered:
@@ -138,6 +136,11 @@ class Reorder(Generic[Item]):
             due.append(self._early.pop(self.next_sequence))
             self.next_sequence += 1
         return due
+
+    def drain(self) -> list[Item]:
+        """Give up on order: everything that still waits for an earlier one, by sequence."""
+        early, self._early = self._early, {}
+        return [early[sequence] for sequence in sorted(early)]
 
 
 class Inbox(Generic[Item]):

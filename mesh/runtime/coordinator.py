@@ -1,0 +1,216 @@
+"""The coordinator: the fleet's view, status, deploy and undeploy. In a daemon, or inside one command.
+
+Nodes are the truth. A coordinator keeps nothing that it could not ask the nodes again: each node
+stores the whole of every deployment that it is part of. Its death stops no stream, and two of them
+are told apart by the nodes' fences.
+
+Planning and deploying need numpy and onnx; they are imported when first asked for, so that a sensor
+client can use the rest without them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from mesh.control.deployments import DeploymentState, Key, key_of
+from mesh.core.ids import DeploymentName, NodeId, check_name
+from mesh.core.plan import Deployment, Fence, Objective, Plan
+from mesh.core.report import DeploymentReport, NodeView
+from mesh.errors import DeploymentNotFound, MissingExtra, NoNodes
+from mesh.runtime.fleet import Answered, Fleet
+
+Progress = Callable[[str], None]
+"""Told in words what is going on; called on the event loop."""
+
+NO_NODES_HINT = "start one with `mesh node`, or name one with --peer HOST:PORT where multicast does not reach"
+
+STATE_ORDER = (
+    DeploymentState.FAILED,
+    DeploymentState.GONE,
+    DeploymentState.DRAINING,
+    DeploymentState.PREPARING,
+    DeploymentState.LOADING,
+    DeploymentState.READY,
+    DeploymentState.ACTIVE,
+)
+"""From least to most advanced: a deployment is as far as its last stage."""
+
+
+@dataclass(frozen=True, slots=True)
+class PlanOptions:
+    objective: Objective = Objective.THROUGHPUT
+    stages: int | None = None
+    """Exactly so many stages; None lets the planner choose."""
+    forced: Plan | None = None
+    devices: tuple[NodeId, ...] = ()
+    """Use only these; empty for all."""
+
+
+class CoordinatorPort(Protocol):
+    """What commands and clients ask of a coordinator, wherever it runs."""
+
+    async def list_nodes(self) -> list[NodeView]: ...
+
+    async def plan(self, model: bytes, options: PlanOptions, progress: Progress) -> Plan: ...
+
+    async def deploy(self, model: bytes, name: str, options: PlanOptions, progress: Progress) -> Deployment: ...
+
+    async def status(self, name: str = "") -> list[DeploymentReport]: ...
+
+    async def undeploy(self, name: str) -> None: ...
+
+
+class Coordinator:
+    """Works on a fleet that somebody else opened and closes."""
+
+    def __init__(self, fleet: Fleet) -> None:
+        self._fleet = fleet
+        self._deploying = asyncio.Lock()
+
+    async def list_nodes(self) -> list[NodeView]:
+        return await self._fleet.nodes()
+
+    async def answered(self) -> list[Answered]:
+        """Nodes that answer; raises `NoNodes`."""
+        found = await self._fleet.answered()
+        if not found:
+            raise NoNodes("no node answers", hint=NO_NODES_HINT)
+        return found
+
+    async def plan(self, model: bytes, options: PlanOptions, progress: Progress) -> Plan:
+        deploying = _load_deploying()
+        return (await deploying.make_plan(await self.answered(), model, options, progress)).plan
+
+    async def deploy(self, model: bytes, name: str, options: PlanOptions, progress: Progress) -> Deployment:
+        """Plan, split, prove, load and activate; an older generation of `name` is drained afterwards.
+
+        Either the new generation is active on every device of its plan, or it is on none and the old one goes on.
+        """
+        check_name(name, "deployment")
+        deploying = _load_deploying()
+        async with self._deploying:  # one at a time: measuring two at once would measure each other
+            nodes = await self.answered()
+            planned = await deploying.make_plan(nodes, model, options, progress)
+            fence = _next_fence(nodes, DeploymentName(name))
+            deployment = await deploying.activate(nodes, planned, DeploymentName(name), fence, progress)
+            for old in _generations(nodes, name):
+                await self._drain(nodes, old)
+            return deployment
+
+    async def status(self, name: str = "") -> list[DeploymentReport]:
+        """The newest generation of each deployment; raises `DeploymentNotFound` where `name` is none."""
+        if name:
+            check_name(name, "deployment")
+        nodes = await self.answered()
+        names = sorted({report.deployment.name for node in nodes for report in node.deployments})
+        if name and name not in names:
+            raise DeploymentNotFound(f"there is no deployment {name!r}", hint=_known(names))
+        return [_merge(nodes, found) for found in names if not name or found == name]
+
+    async def resolve(self, name: str) -> Deployment:
+        """Where the newest active generation of `name` runs; raises `DeploymentNotFound`."""
+        (report,) = await self.status(name)
+        return report.deployment
+
+    async def undeploy(self, name: str) -> None:
+        check_name(name, "deployment")
+        nodes = await self.answered()
+        generations = _generations(nodes, name)
+        if not generations:
+            names = sorted({report.deployment.name for node in nodes for report in node.deployments})
+            raise DeploymentNotFound(f"there is no deployment {name!r}", hint=_known(names))
+        for deployment in generations:
+            await self._drain(nodes, deployment)
+
+    async def _drain(self, nodes: Sequence[Answered], deployment: Deployment) -> None:
+        """Head to tail, so that each stage still has somewhere to send what it holds."""
+        by_id = {node.view.capabilities.node_id: node for node in nodes}
+        key = key_of(deployment)
+        for device in deployment.plan.devices:
+            node = by_id.get(device)
+            if node is not None and _holds(node, key):
+                await node.client.drain(key)
+
+
+def _load_deploying() -> _Deploying:
+    try:
+        from mesh.runtime import deploying
+    except ImportError as error:
+        raise MissingExtra(
+            f"planning needs the package {error.name!r}, which is not installed here",
+            hint="pip install 'infermesh[coordinator]', or name a running coordinator with --coordinator HOST:PORT",
+        ) from None
+    return deploying
+
+
+class _Deploying(Protocol):
+    """The part of `mesh.runtime.deploying` that is used here."""
+
+    async def make_plan(
+        self, nodes: Sequence[Answered], model: bytes, options: PlanOptions, progress: Progress
+    ) -> Planned: ...
+
+    async def activate(
+        self, nodes: Sequence[Answered], planned: Planned, name: DeploymentName, fence: Fence, progress: Progress
+    ) -> Deployment: ...
+
+
+class Planned(Protocol):
+    @property
+    def plan(self) -> Plan: ...
+
+
+def _holds(node: Answered, key: Key) -> bool:
+    return any(key_of(report.deployment) == key for report in node.deployments)
+
+
+def _generations(nodes: Sequence[Answered], name: str) -> list[Deployment]:
+    """Every generation of `name` that some node holds, oldest first."""
+    found = {
+        key_of(report.deployment): report.deployment
+        for node in nodes
+        for report in node.deployments
+        if report.deployment.name == name
+    }
+    return [found[key] for key in sorted(found, key=lambda key: key.fence)]
+
+
+def _next_fence(nodes: Sequence[Answered], name: DeploymentName) -> Fence:
+    """Above everything that any node has seen: fences of removed deployments count through the highest term."""
+    term = max((node.highest_term for node in nodes), default=0)
+    generations = [deployment.fence for deployment in _generations(nodes, name)]
+    highest = max(generations, default=None)
+    if highest is not None and highest.term == term:
+        return Fence(term, highest.generation + 1)
+    return Fence(term + 1, 1)
+
+
+def _known(names: Sequence[str]) -> str:
+    return f"there are: {', '.join(names)}" if names else "nothing is deployed; see `mesh deploy`"
+
+
+def _merge(nodes: Sequence[Answered], name: str) -> DeploymentReport:
+    """One report from those of all its nodes."""
+    deployment = _generations(nodes, name)[-1]
+    key = key_of(deployment)
+    by_id = {node.view.capabilities.node_id: node for node in nodes}
+    reports: list[DeploymentReport] = []
+    reasons: list[str] = []
+    for device in deployment.plan.devices:
+        node = by_id.get(device)
+        held = [r for r in node.deployments if key_of(r.deployment) == key] if node is not None else []
+        reports.extend(held)
+        if node is None:
+            reasons.append(f"node {device[:8]} at {deployment.addresses[device]} does not answer")
+        elif not held:
+            reasons.append(f"node {node.view.capabilities.name} no longer holds its stage")
+    reasons.extend(report.reason for report in reports if report.reason)
+    states = [DeploymentState(report.state) for report in reports]
+    state = DeploymentState.FAILED if reasons else min(states, key=STATE_ORDER.index)
+    happenings = sorted((h for report in reports for h in report.happenings), key=lambda happening: happening.time)
+    stages = tuple(sorted((s for report in reports for s in report.stages), key=lambda stage: stage.stage))
+    merged = replace(reports[0], state=state.value, reason="; ".join(reasons), stages=stages)
+    return replace(merged, happenings=tuple(happenings))

@@ -1,0 +1,248 @@
+"""Planning and putting a plan in force: the coordinator's heavy half, which needs numpy and onnx.
+
+    read and summarise ─► measure devices and links ─► plan ─► cut ─► prove equal ─► send ─► load ─► activate
+
+Stateless: each call works on the nodes that it is given. A deployment either becomes active on all
+of its devices or is taken back from all of them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Awaitable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from mesh.control.deployments import key_of
+from mesh.core.costs import Costs
+from mesh.core.fleet import Link, NodeState
+from mesh.core.graph import Graph
+from mesh.core.ids import DeploymentName, NodeId, Sha256
+from mesh.core.plan import Deployment, Fence, Plan
+from mesh.core.tensor import TensorSpec
+from mesh.engines import make_engine
+from mesh.errors import Infeasible, MeshError, NodeLost, NoNodes, Refused, UsageError
+from mesh.model.extract import extract
+from mesh.model.read import SourceModel, read_model_bytes
+from mesh.model.summarise import summarise
+from mesh.planning.exact import plan as solve
+from mesh.planning.predict import with_costs
+from mesh.planning.problem import Infeasible as NoPlan
+from mesh.planning.problem import Problem
+from mesh.planning.validate import problems
+from mesh.runtime.coordinator import PlanOptions, Progress
+from mesh.runtime.fleet import Answered
+from mesh.runtime.proving import prove
+
+MEASURE_BUDGET_S = 1.0
+"""Time that each device spends running the whole model: some tens of runs of a model fit for such devices."""
+
+PROBE_WAIT_S = 30.0
+"""A node that has just started may still be measuring itself; a slow board takes that long."""
+
+PROBE_POLL_S = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    model: SourceModel
+    graph: Graph
+    plan: Plan
+
+
+# Planning -----------------------------------------------------------------------------------------
+
+
+async def make_plan(nodes: Sequence[Answered], data: bytes, options: PlanOptions, progress: Progress) -> Planned:
+    """Plan the model in `data` on `nodes`. Raises `ModelError`s, `Infeasible`, `NoNodes`, `NodeLost`."""
+    model = await asyncio.to_thread(read_model_bytes, data)
+    graph = await asyncio.to_thread(summarise, model)
+    progress(f"{len(graph.groups)} operator groups, {len(graph.cuts) - 2} places to cut")
+    nodes = await _await_probes(_chosen(nodes, options), progress)
+    costs = await _measure(nodes, model, graph, progress)
+    names = {node.view.capabilities.node_id: node.view.capabilities.name for node in nodes}
+    devices = tuple(costs.devices)
+    if options.forced is not None:
+        wrong = problems(options.forced, graph, devices)
+        if wrong:
+            raise UsageError(f"the plan cannot be carried out: {'; '.join(wrong)}")
+        return Planned(model, graph, replace(with_costs(options.forced, graph, costs), forced=True))
+    problem = Problem(graph, costs, devices, options.objective, options.stages, names=names)
+    found = await asyncio.to_thread(solve, problem)
+    if isinstance(found, NoPlan):
+        raise found.as_error()
+    return Planned(model, graph, found)
+
+
+def _chosen(nodes: Sequence[Answered], options: PlanOptions) -> list[Answered]:
+    known = {node.view.capabilities.node_id: node for node in nodes}
+    wanted = options.devices
+    if options.forced is not None:
+        wanted = options.forced.devices
+    missing = [device for device in wanted if device not in known]
+    if missing:
+        raise NoNodes(f"nodes {', '.join(device[:8] for device in missing)} are asked for and do not answer")
+    return [known[device] for device in wanted] if wanted else list(nodes)
+
+
+async def _await_probes(nodes: Sequence[Answered], progress: Progress) -> list[Answered]:
+    """Wait for nodes that are measuring themselves; leave out those that cannot run models."""
+    ready: list[Answered] = []
+    deadline = asyncio.get_running_loop().time() + PROBE_WAIT_S
+    for node in nodes:
+        name = node.view.capabilities.name
+        capabilities = node.view.capabilities
+        if capabilities.state is NodeState.MEASURING:
+            progress(f"{name} is measuring itself")
+        while capabilities.state is NodeState.MEASURING and asyncio.get_running_loop().time() < deadline:
+            await asyncio.sleep(PROBE_POLL_S)
+            capabilities = await node.client.get_capabilities()
+        if capabilities.state is not NodeState.READY:
+            progress(f"{name} is left out: it is {capabilities.state.value}")
+        elif not capabilities.can_run:
+            details = "; ".join(provider.detail for provider in capabilities.providers if provider.detail)
+            progress(f"{name} is left out: it cannot run models ({details or 'no execution provider'})")
+        else:
+            ready.append(replace(node, view=replace(node.view, capabilities=capabilities)))
+    if not ready:
+        raise Infeasible("no node can run models now")
+    return ready
+
+
+async def _measure(nodes: Sequence[Answered], model: SourceModel, graph: Graph, progress: Progress) -> Costs:
+    seconds: dict[NodeId, float | None] = {}
+    for node in nodes:  # one after the other: nodes may share a machine
+        capabilities = node.view.capabilities
+        try:
+            seconds[capabilities.node_id] = await _measure_model(node, model, progress)
+        except NodeLost as error:
+            progress(f"{capabilities.name} is left out: {error}")
+    present = [node for node in nodes if node.view.capabilities.node_id in seconds]
+    if not present:
+        raise NoNodes("every node was lost while it was being measured")
+    links = await _measure_links(present, progress)
+    return Costs.from_measurements(
+        graph,
+        seconds,
+        {node.view.capabilities.node_id: node.view.capabilities.gflops for node in present},
+        links,
+        {node.view.capabilities.node_id: node.view.capabilities.memory_available_bytes for node in present},
+    )
+
+
+async def _measure_model(node: Answered, model: SourceModel, progress: Progress) -> float | None:
+    """Seconds of one run of the whole model on `node`; None, with the reason told, where it cannot run it."""
+    name = node.view.capabilities.name
+    try:
+        await _send(node, model.sha256, model.data)
+        measured = await node.client.measure_model(model.sha256, MEASURE_BUDGET_S)
+    except NodeLost:
+        raise
+    except MeshError as error:
+        progress(f"{name} cannot run the model whole, its speed is estimated: {error}")
+        return None
+    progress(f"{name} runs the whole model in {measured.run_seconds * 1e3:.2f} ms")
+    return measured.run_seconds
+
+
+async def _measure_links(nodes: Sequence[Answered], progress: Progress) -> Mapping[tuple[NodeId, NodeId], Link]:
+    links: dict[tuple[NodeId, NodeId], Link] = {}
+    for source in nodes:
+        for target in nodes:
+            if source is target:
+                continue
+            link = await source.client.measure_link(target.view.address)
+            names = source.view.capabilities.name, target.view.capabilities.name
+            links[source.view.capabilities.node_id, target.view.capabilities.node_id] = link
+            progress(
+                f"{names[0]} to {names[1]}: {link.latency_seconds * 1e3:.2f} ms, {link.bytes_per_second / 1e6:.0f} MB/s"
+            )
+    return links
+
+
+# Putting in force ---------------------------------------------------------------------------------
+
+
+async def activate(
+    nodes: Sequence[Answered], planned: Planned, name: DeploymentName, fence: Fence, progress: Progress
+) -> Deployment:
+    """Cut, prove, send, load and activate. Raises what went wrong, after taking everything back."""
+    plan, parts = await asyncio.to_thread(_cut, planned)
+    if len(parts) > 1:
+        progress(f"proving that {len(parts)} segments equal the whole")
+        await asyncio.to_thread(_prove, planned.model, planned.graph, plan)
+    by_id = {node.view.capabilities.node_id: node for node in nodes}
+    deployment = Deployment(
+        name=name,
+        fence=fence,
+        plan=plan,
+        inputs=planned.model.inputs,
+        outputs=planned.model.outputs,
+        boundaries=_boundaries(planned.model, planned.graph, plan),
+        addresses={device: by_id[device].view.address for device in plan.devices},
+    )
+    stages = [(by_id[stage.devices[0]], stage.segment.sha256) for stage in plan.stages]
+    try:
+        progress("sending segments")
+        await _together(_send(node, sha256, parts[sha256]) for node, sha256 in stages if sha256 is not None)
+        # At least one node keeps the whole model, so that a new plan never depends on who deployed it.
+        await _send(stages[0][0], planned.model.sha256, planned.model.data)
+        progress("loading")
+        await _together(node.client.prepare(deployment) for node, _ in stages)
+        for node, _ in reversed(stages):  # tail first: an active stage can always send on
+            await node.client.activate(key_of(deployment))
+    except MeshError as error:
+        left = await _take_back([node for node, _ in stages], deployment)
+        error.hint = "; ".join(filter(None, [error.hint, left]))
+        raise
+    return deployment
+
+
+def _cut(planned: Planned) -> tuple[Plan, dict[Sha256, bytes]]:
+    parts: dict[Sha256, bytes] = {}
+    stages = []
+    for stage in planned.plan.stages:
+        if len(stage.devices) != 1:
+            raise Refused("a stage on several devices cannot be carried out yet", hint="give one device per stage")
+        data = extract(planned.model, planned.graph, stage.segment)
+        sha256 = Sha256(hashlib.sha256(data).hexdigest())
+        parts[sha256] = data
+        stages.append(replace(stage, segment=replace(stage.segment, sha256=sha256)))
+    return replace(planned.plan, stages=tuple(stages)), parts
+
+
+def _prove(model: SourceModel, graph: Graph, plan: Plan) -> None:
+    prove(make_engine(), model, graph, [stage.segment for stage in plan.stages]).require()
+
+
+def _boundaries(model: SourceModel, graph: Graph, plan: Plan) -> tuple[tuple[TensorSpec, ...], ...]:
+    inner = [
+        tuple(graph.specs[name] for name in graph.cut_at[stage.segment.start].tensors) for stage in plan.stages[1:]
+    ]
+    return (model.inputs, *inner, model.outputs)
+
+
+async def _send(node: Answered, sha256: Sha256, data: bytes) -> None:
+    if sha256 not in await node.client.has_content([sha256]):
+        await node.client.put_content(sha256, data)
+
+
+async def _together(works: Iterable[Awaitable[object]]) -> None:
+    """Await all of them, then raise the first failure: none is left running behind the caller's back."""
+    results = await asyncio.gather(*works, return_exceptions=True)
+    for result in results:
+        if isinstance(result, BaseException):
+            raise result
+
+
+async def _take_back(nodes: Sequence[Answered], deployment: Deployment) -> str:
+    """Remove what was prepared; returns in words what could not be removed."""
+    left = []
+    for node in nodes:
+        try:
+            held, _ = await node.client.list_deployments(deployment.name)
+            if any(key_of(report.deployment) == key_of(deployment) for report in held):
+                await node.client.drain(key_of(deployment))
+        except MeshError as error:
+            left.append(f"{node.view.capabilities.name} may still hold its part: {error.message}")
+    return "; ".join(left)

@@ -1,0 +1,204 @@
+"""Who is there: watches discovery, asks everyone it heard of, and keeps the connections.
+
+Light enough for a sensor client. A coordinator daemon keeps one for its life; a one-shot command
+makes one, lets discovery settle, and asks. Only an answered call counts as alive, so nothing here
+is cached but addresses and connections.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, replace
+
+from mesh.control.timing import CALL_TIMEOUT_S
+from mesh.core.fleet import Capabilities, NodeState, Peer
+from mesh.core.ids import NodeId
+from mesh.core.report import DeploymentReport, NodeView
+from mesh.discovery.contract import Discovery, PeerGone, PeerSeen
+from mesh.errors import MeshError, NodeLost
+from mesh.runtime.supervise import Supervisor
+from mesh.wire.channel import NodeClient
+
+SETTLE_LEAST_S = 1.0
+"""mDNS answers arrive within a second of the question on a healthy LAN."""
+
+SETTLE_QUIET_S = 0.5
+"""No newcomer for so long: everybody has answered."""
+
+SETTLE_MOST_S = 3.0
+"""The question is repeated after 1 s and 3 s; who has not answered then is found by seeds or not at all."""
+
+MAX_ADDRESSES_TRIED = 4
+"""Of one peer, at the same time; a host with more networks than that lists the likeliest first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """A node that answered, where, and what it holds."""
+
+    view: NodeView
+    client: NodeClient
+    deployments: tuple[DeploymentReport, ...]
+    highest_term: int
+
+
+class Fleet:
+    """Enter with `open_fleet`. `settles` is False where discovery knows everyone at once (seeds only)."""
+
+    def __init__(self, discovery: Discovery, *, settles: bool, only: frozenset[NodeId] | None = None) -> None:
+        self._discovery = discovery
+        self._settles = settles
+        self._only = only
+        self._peers: dict[str, Peer] = {}
+        self._clients: dict[str, NodeClient] = {}
+        self._last_known: dict[str, NodeView] = {}
+        self._began = time.monotonic()
+        self._newcomer_at = self._began
+        self._changed = asyncio.Event()
+
+    # Discovery ------------------------------------------------------------------------------------
+
+    async def watch(self) -> None:
+        """Follow discovery for as long as the fleet is open."""
+        async for event in self._discovery.watch():
+            match event:
+                case PeerSeen(peer):
+                    if self._key(peer) not in self._peers:
+                        self._newcomer_at = time.monotonic()
+                    self._peers[self._key(peer)] = peer
+                case PeerGone(peer):
+                    self._peers.pop(self._key(peer), None)
+            self._changed.set()
+
+    @staticmethod
+    def _key(peer: Peer) -> str:
+        return peer.node_id or peer.addresses[0]
+
+    def _nodes(self) -> list[Peer]:
+        """Peers that may be nodes and are wanted."""
+        peers = [peer for peer in self._peers.values() if peer.role in ("node", "")]
+        if self._only is None:
+            return peers
+        return [peer for peer in peers if peer.node_id is None or peer.node_id in self._only]
+
+    def coordinators(self) -> list[Peer]:
+        return [peer for peer in self._peers.values() if peer.role == "coordinator"]
+
+    async def settle(self, enough: Callable[[], bool] | None = None) -> None:
+        """Give discovery the time it needs; returns at once when that has passed, or `enough()` says so."""
+        if not self._settles:
+            await asyncio.sleep(0)  # let the watcher take what is known
+        while self._settles and not (enough is not None and enough()):
+            now = time.monotonic()
+            if self._peers and now - self._began >= SETTLE_LEAST_S and now - self._newcomer_at >= SETTLE_QUIET_S:
+                return
+            if now - self._began >= SETTLE_MOST_S:
+                return
+            self._changed.clear()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._changed.wait(), SETTLE_QUIET_S / 5)
+
+    # Asking ---------------------------------------------------------------------------------------
+
+    def client(self, address: str, peer: str = "") -> NodeClient:
+        client = self._clients.get(address)
+        if client is None:
+            client = self._clients[address] = NodeClient(address, peer)
+        return client
+
+    async def nodes(self) -> list[NodeView]:
+        """Everyone who was announced; those who do not answer are marked lost."""
+        await self.settle()
+        peers = self._nodes()
+        answers = await asyncio.gather(*(self._describe(peer) for peer in peers))
+        return sorted(_without_twins(answers), key=lambda view: view.capabilities.name)
+
+    async def answered(self) -> list[Answered]:
+        """Every node that answers, with its deployments."""
+        views = [view for view in await self.nodes() if not view.is_lost]
+        return [found for found in await asyncio.gather(*map(self._ask, views)) if found is not None]
+
+    async def _ask(self, view: NodeView) -> Answered | None:
+        client = self.client(view.address, _describe_peer(view))
+        try:
+            deployments, highest_term = await client.list_deployments()
+        except NodeLost:
+            return None  # it was there a moment ago; the next look says what became of it
+        return Answered(view, client, tuple(deployments), highest_term)
+
+    async def _describe(self, peer: Peer) -> NodeView:
+        attempts = [self._try_address(peer, address) for address in peer.addresses[:MAX_ADDRESSES_TRIED]]
+        answers = [answer for answer in await asyncio.gather(*attempts) if answer is not None]
+        if not answers:
+            return self._lost_view(peer)
+        view = answers[0]
+        self._last_known[self._key(peer)] = view
+        return view
+
+    async def _try_address(self, peer: Peer, address: str) -> NodeView | None:
+        try:
+            capabilities = await self.client(address).get_capabilities(CALL_TIMEOUT_S)
+        except MeshError:
+            return None  # the answer is "lost", which the caller says by name
+        if peer.node_id is not None and capabilities.node_id != peer.node_id:
+            return None  # another node has taken over that address
+        return NodeView(capabilities, address)
+
+    def _lost_view(self, peer: Peer) -> NodeView:
+        known = self._last_known.get(self._key(peer))
+        if known is not None:
+            capabilities = replace(known.capabilities, state=NodeState.LOST)
+        else:
+            capabilities = Capabilities(
+                node_id=peer.node_id or NodeId(""),
+                name=peer.name or peer.addresses[0],
+                arch=peer.properties.get("arch", ""),
+                cores=0.0,
+                memory_bytes=0,
+                memory_available_bytes=0,
+                disk_available_bytes=0,
+                providers=(),
+                runtime_version="",
+                gflops=0.0,
+                memory_gb_per_s=0.0,
+                state=NodeState.LOST,
+                software_version=peer.properties.get("ver", ""),
+            )
+        return NodeView(capabilities, peer.addresses[0], is_lost=True)
+
+    async def close(self) -> None:
+        for client in self._clients.values():
+            await client.close()
+        self._clients.clear()
+
+
+def _describe_peer(view: NodeView) -> str:
+    return f"node {view.capabilities.name} at {view.address}"
+
+
+def _without_twins(views: list[NodeView]) -> list[NodeView]:
+    """A node found twice (by mDNS and as a seed) is listed once, alive if either way answers."""
+    best: dict[str, NodeView] = {}
+    for view in views:
+        key = view.capabilities.node_id or view.address
+        if key not in best or best[key].is_lost:
+            best[key] = view
+    return list(best.values())
+
+
+@contextlib.asynccontextmanager
+async def open_fleet(
+    discovery: Discovery, tasks: Supervisor, *, settles: bool, only: frozenset[NodeId] | None = None
+) -> AsyncIterator[Fleet]:
+    """A fleet that watches `discovery` (which it enters) until the block ends."""
+    fleet = Fleet(discovery, settles=settles, only=only)
+    async with discovery:
+        watching = tasks.spawn(fleet.watch(), "watch discovery")
+        try:
+            yield fleet
+        finally:
+            watching.cancel()
+            await fleet.close()
