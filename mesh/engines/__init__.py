@@ -1,0 +1,44 @@
+"""What computes: the engine port (`contract`) and its implementations by name.
+
+Importing this imports no runtime and no NumPy; a factory does, when its engine is made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from mesh.engines.contract import Engine
+from mesh.errors import MissingExtra, UsageError
+
+
+def _make_onnx_runtime() -> Engine:
+    try:
+        from mesh.engines.onnx_runtime import OnnxRuntimeEngine
+    except ModuleNotFoundError as error:
+        if error.name != "numpy":
+            raise
+        raise MissingExtra(
+            "NumPy is not installed, and this device is to run models", hint="pip install 'infermesh[node]'"
+        ) from error
+    return OnnxRuntimeEngine()
+
+
+def _make_fake() -> Engine:
+    from mesh.engines.fake import FakeEngine
+
+    return FakeEngine()
+
+
+DEFAULT_ENGINE = "onnxruntime"
+
+ENGINES: Mapping[str, Callable[[], Engine]] = {
+    "onnxruntime": _make_onnx_runtime,
+    "fake": _make_fake,
+}
+
+
+def make_engine(name: str = DEFAULT_ENGINE) -> Engine:
+    """Raises `UsageError` for an unknown name, `MissingExtra` where a package is missing."""
+    if name not in ENGINES:
+        raise UsageError(f"unknown engine {name!r}", hint=f"one of {', '.join(ENGINES)}")
+    return ENGINES[name]()
