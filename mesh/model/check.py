@@ -108,17 +108,18 @@ def check_operators(model: onnx.ModelProto) -> None:
     if len(functions) != len(model.functions):
         raise ModelInvalid("two local functions have the same domain, name and overload")
     local_domains = {key[0] for key in functions}
-    for owner in (model.graph, *model.functions):
-        for node in all_nodes(owner.node):
+    bodies: list[Iterable[onnx.NodeProto]] = [model.graph.node]
+    bodies.extend(function.node for function in model.functions)
+    for nodes in bodies:
+        for node in all_nodes(nodes):
             key = function_key(node)
             if key in functions or key[0] in KNOWN_DOMAINS:
                 continue
+            wanted = f"operator {key[1][:80]!r} of domain {key[0][:80]!r}"
             if key[0] in local_domains:
-                raise ModelInvalid(
-                    f"node {node.name[:80]!r} calls {key[1][:80]!r} of {key[0][:80]!r}, not in the model"
-                )
+                raise ModelInvalid(f"node {node.name[:80]!r} calls {wanted}, which the model does not define")
             raise ModelUnsupported(
-                f"node {node.name[:80]!r} needs operator {key[1][:80]!r} of domain {key[0][:80]!r}",
+                f"node {node.name[:80]!r} needs {wanted}",
                 hint="libraries of custom operators are not loaded; use standard operators or a local function",
             )
     _check_expansion(model, functions)
