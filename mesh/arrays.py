@@ -55,6 +55,11 @@ def _to_text_array(tensor: Tensor, name: str) -> Array:
     return array
 
 
+def as_array(value: object) -> Array:
+    """Whatever NumPy can make an array of: lists, scalars, arrays."""
+    return np.asarray(value)
+
+
 def from_array(array: Array, name: str = "?", *, dtype: DType | None = None) -> Tensor:
     """`array` as a tensor over the same memory, which must not change as long as the tensor is used.
 

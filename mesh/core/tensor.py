@@ -124,7 +124,9 @@ class TensorSpec:
             )
         for axis, (got, want) in enumerate(zip(shape, self.shape, strict=True)):
             if isinstance(want, int) and got != want:
-                raise TensorMismatch(f"tensor {self.name!r}: dimension {axis} is {got}, the model wants {want} ({self})")
+                raise TensorMismatch(
+                    f"tensor {self.name!r}: dimension {axis} is {got}, the model wants {want} ({self})"
+                )
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from types import ModuleType
 from typing import Protocol
 
 from mesh.control.deployments import DeploymentState, Key, key_of
@@ -82,7 +83,8 @@ class Coordinator:
 
     async def plan(self, model: bytes, options: PlanOptions, progress: Progress) -> Plan:
         deploying = _load_deploying()
-        return (await deploying.make_plan(await self.answered(), model, options, progress)).plan
+        plan: Plan = (await deploying.make_plan(await self.answered(), model, options, progress)).plan
+        return plan
 
     async def deploy(self, model: bytes, name: str, options: PlanOptions, progress: Progress) -> Deployment:
         """Plan, split, prove, load and activate; an older generation of `name` is drained afterwards.
@@ -95,7 +97,7 @@ class Coordinator:
             nodes = await self.answered()
             planned = await deploying.make_plan(nodes, model, options, progress)
             fence = _next_fence(nodes, DeploymentName(name))
-            deployment = await deploying.activate(nodes, planned, DeploymentName(name), fence, progress)
+            deployment: Deployment = await deploying.activate(nodes, planned, DeploymentName(name), fence, progress)
             for old in _generations(nodes, name):
                 await self._drain(nodes, old)
             return deployment
@@ -135,7 +137,7 @@ class Coordinator:
                 await node.client.drain(key)
 
 
-def _load_deploying() -> _Deploying:
+def _load_deploying() -> ModuleType:
     try:
         from mesh.runtime import deploying
     except ImportError as error:
@@ -144,23 +146,6 @@ def _load_deploying() -> _Deploying:
             hint="pip install 'infermesh[coordinator]', or name a running coordinator with --coordinator HOST:PORT",
         ) from None
     return deploying
-
-
-class _Deploying(Protocol):
-    """The part of `mesh.runtime.deploying` that is used here."""
-
-    async def make_plan(
-        self, nodes: Sequence[Answered], model: bytes, options: PlanOptions, progress: Progress
-    ) -> Planned: ...
-
-    async def activate(
-        self, nodes: Sequence[Answered], planned: Planned, name: DeploymentName, fence: Fence, progress: Progress
-    ) -> Deployment: ...
-
-
-class Planned(Protocol):
-    @property
-    def plan(self) -> Plan: ...
 
 
 def _holds(node: Answered, key: Key) -> bool:

@@ -249,6 +249,10 @@ class FrameStream:
         self._is_finished = True
         self._changed.set()
 
+    def abandon(self, error: MeshError) -> None:
+        """The source failed with `error`: nothing more is sent, and `answers` ends with it."""
+        self._fail(error)
+
     # Answers --------------------------------------------------------------------------------------
 
     async def answers(self) -> AsyncIterator[Answer]:

@@ -149,12 +149,12 @@ class NodeClient:
         return self._data
 
     def open_edge(self) -> ClientLink:
-        call = self._data_channel().stream_stream(EDGE_PATH)()
+        call: Any = self._data_channel().stream_stream(EDGE_PATH)()
         return ClientLink(call, self._peer, encode_edge_request, _decode_edge_response)
 
     def open_results(self, boundary: Sequence[TensorSpec]) -> ClientLink:
         """`boundary`: the model's outputs, as answers carry them."""
-        call = self._data_channel().stream_stream(RESULTS_PATH)()
+        call: Any = self._data_channel().stream_stream(RESULTS_PATH)()
         return ClientLink(call, self._peer, encode_message, decode_results_response, tuple(boundary))
 
 

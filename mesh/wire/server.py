@@ -83,7 +83,7 @@ class NodeServer:
         self._server = grpc.aio.server(options=SERVER_OPTIONS)
         node_pb2_grpc.add_NodeServiceServicer_to_server(_NodeServicer(self._handlers), self._server)
         node_pb2_grpc.add_ContentServiceServicer_to_server(_ContentServicer(self._handlers), self._server)
-        streams = {
+        streams: dict[str, Any] = {
             "Edge": grpc.stream_stream_rpc_method_handler(self._serve_edge),
             "Results": grpc.stream_stream_rpc_method_handler(self._serve_results),
         }

@@ -35,6 +35,11 @@ from mesh.wire.frame_codec import FrameAssembler, encode_frame, is_frame
 MAX_CONTROL_BYTES = 64 << 10
 """Nothing but a frame needs more; parsed protobuf can be many times its bytes."""
 
+_STREAM_CLASSES = {
+    StreamClass.LOSSLESS: stream_pb2.STREAM_CLASS_LOSSLESS,
+    StreamClass.LIVE: stream_pb2.STREAM_CLASS_LIVE,
+}
+
 
 def encode_message(message: Message) -> Iterator[bytes]:
     """The bytes of one message; a frame may take several."""
@@ -54,7 +59,7 @@ def _encode(message: Message) -> ProtobufMessage:
         case OpenStream(stream, stream_class, ordered, window, traceparent):
             open_stream = stream_pb2.OpenStream(
                 stream=stream,
-                stream_class=stream_pb2.StreamClass.ValueType(stream_class.value),
+                stream_class=_STREAM_CLASSES[stream_class],
                 ordered=ordered,
                 window=window,
                 traceparent=traceparent,
@@ -125,7 +130,7 @@ def _parse(data: bytes, envelope: ProtobufMessage) -> str:
         envelope.ParseFromString(data)
     except DecodeError as error:
         raise ProtocolViolation(f"a message on a stream is not protobuf: {error}") from None
-    kind = envelope.WhichOneof("message")
+    kind: str | None = envelope.WhichOneof("message")
     if kind is None:
         raise ProtocolViolation("an empty or unknown message on a stream", hint="the peer may run a newer version")
     return kind

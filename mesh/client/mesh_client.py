@@ -1,0 +1,358 @@
+"""The Python API: `async with mesh.connect() as m`, models, runs and streams.
+
+A client finds nodes by itself and talks to head and tail of a deployment directly; a coordinator is
+only asked to deploy. Nothing here needs numpy: feeds and answers are `Tensor`s, or NumPy arrays
+where arrays were given.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import inspect
+import os
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from mesh.core.frame import Hop, Outcome, StreamClass
+from mesh.core.ids import NodeId, make_name
+from mesh.core.plan import Deployment, Objective
+from mesh.core.report import DeploymentReport, NodeView
+from mesh.core.tensor import Tensor, TensorSpec
+from mesh.discovery import DiscoverySettings, make_discovery
+from mesh.errors import MeshError, MissingExtra, NotFound, RunFailed, TensorMismatch
+from mesh.runtime.coordinator import Coordinator, PlanOptions
+from mesh.runtime.fleet import Fleet, open_fleet
+from mesh.runtime.frame_stream import Answer, FrameStream, StreamOptions
+from mesh.runtime.supervise import Supervisor
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+Feeds = Mapping[str, Any] | Sequence[Any] | Any
+"""Values by input name, in input order, or the single input's value: `Tensor`s or NumPy arrays."""
+
+
+class Result(Mapping[str, Any]):
+    """The answer to one frame: outputs by name. Reading one that is not OK raises its error."""
+
+    def __init__(self, answer: Answer, outputs: Sequence[TensorSpec], as_arrays: bool) -> None:
+        self.sequence = answer.sequence
+        self.outcome: Outcome = answer.outcome
+        self.error: MeshError | None = answer.error
+        self.latency_s: float | None = answer.latency_s
+        self.hops: tuple[Hop, ...] = answer.hops
+        self.tensors: tuple[Tensor, ...] = answer.tensors
+        self._outputs = outputs
+        self._as_arrays = as_arrays
+
+    def __getitem__(self, name: str) -> Any:
+        if self.outcome is not Outcome.OK:
+            raise self.error or RunFailed(f"frame {self.sequence} was answered {self.outcome.name.lower()}")
+        for spec, tensor in zip(self._outputs, self.tensors, strict=True):
+            if spec.name == name:
+                return _arrays().to_array(tensor, name) if self._as_arrays else tensor
+        raise KeyError(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return (spec.name for spec in self._outputs)
+
+    def __len__(self) -> int:
+        return len(self._outputs)
+
+    def __repr__(self) -> str:
+        return f"Result(sequence={self.sequence}, outcome={self.outcome.name}, latency_s={self.latency_s})"
+
+
+class Model:
+    """A deployed model. Made by `Mesh.deploy` and `Mesh.model`; lives as long as its `Mesh`."""
+
+    def __init__(self, mesh: Mesh, deployment: Deployment) -> None:
+        self._mesh = mesh
+        self.deployment = deployment
+        self._calls: _Calls | None = None
+        self._opening = asyncio.Lock()
+
+    @property
+    def name(self) -> str:
+        return self.deployment.name
+
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]:
+        return self.deployment.inputs
+
+    @property
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        return self.deployment.outputs
+
+    async def run(self, feeds: Feeds) -> dict[str, Any]:
+        """Run once; returns outputs by name. Calls may overlap; they share one unordered stream.
+
+        Raises `TensorMismatch` for feeds that do not fit, `RunFailed` where the model cannot compute
+        them, `NodeLost` when a node of the plan goes away.
+        """
+        tensors, as_arrays = to_tensors(feeds, self.inputs)
+        async with self._opening:
+            if self._calls is None or self._calls.is_broken:
+                self._calls = await _Calls.open(self._mesh, self.deployment)
+        answer = await self._calls.run(tensors)
+        return dict(Result(answer, self.outputs, as_arrays))
+
+    async def stream(
+        self,
+        frames: Iterable[Feeds] | AsyncIterable[Feeds],
+        *,
+        live: bool = False,
+        deadline_s: float | None = None,
+        window: int | None = None,
+    ) -> AsyncIterator[Result]:
+        """Send `frames` as they come and yield every frame's answer in order.
+
+        `live`: newest wins; frames that cannot be sent in time are answered `dropped` or `late`. Otherwise
+        the source is slowed to what the mesh takes. Raises what broke the stream, after the answers.
+        """
+        options = StreamOptions(
+            stream_class=StreamClass.LIVE if live else StreamClass.LOSSLESS, window=window, deadline_s=deadline_s
+        )
+        async with self._mesh.open_stream(self.deployment, options) as stream:
+            form = {"as_arrays": False}
+
+            async def feed() -> None:
+                try:
+                    async for feeds in _iterate(frames):
+                        tensors, form["as_arrays"] = to_tensors(feeds, self.inputs)
+                        await stream.send(tensors)
+                    stream.finish()
+                except MeshError as error:
+                    stream.abandon(error)
+
+            feeding = self._mesh.tasks.spawn(feed(), "stream: feed")
+            try:
+                async for answer in stream.answers():
+                    yield Result(answer, self.outputs, form["as_arrays"])
+            finally:
+                feeding.cancel()
+                await asyncio.gather(feeding, return_exceptions=True)
+
+
+class _Calls:
+    """Independent calls over one unordered stream: each waits for the answer with its own number."""
+
+    def __init__(self, stream: FrameStream) -> None:
+        self._stream = stream
+        self._waiting: dict[int, asyncio.Future[Answer]] = {}
+        self._early: dict[int, Answer] = {}
+        self.is_broken = False
+
+    @classmethod
+    async def open(cls, mesh: Mesh, deployment: Deployment) -> _Calls:
+        stream = await mesh.enter(mesh.open_stream(deployment, StreamOptions(is_ordered=False)))
+        calls = cls(stream)
+        mesh.tasks.spawn(calls._collect(), f"calls to {deployment.name}")
+        return calls
+
+    async def run(self, tensors: Sequence[Tensor]) -> Answer:
+        sequence = await self._stream.send(tensors)
+        answer = self._early.pop(sequence, None)
+        if answer is None:
+            waiting: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+            self._waiting[sequence] = waiting
+            try:
+                answer = await waiting
+            finally:
+                self._waiting.pop(sequence, None)
+        if answer.outcome is not Outcome.OK:
+            raise answer.error or RunFailed(f"the call was answered {answer.outcome.name.lower()}")
+        return answer
+
+    async def _collect(self) -> None:
+        try:
+            async for answer in self._stream.answers():
+                waiting = self._waiting.get(answer.sequence)
+                if waiting is None:
+                    self._early[answer.sequence] = answer
+                elif not waiting.done():
+                    waiting.set_result(answer)
+        except MeshError as error:
+            for waiting in self._waiting.values():
+                if not waiting.done():
+                    waiting.set_exception(error)
+        finally:
+            self.is_broken = True
+
+
+class Mesh:
+    """A connection to the mesh; use `async with mesh.connect(...) as m`."""
+
+    def __init__(
+        self,
+        *,
+        peers: Sequence[str] = (),
+        interfaces: Sequence[str] = (),
+        mdns: bool = True,
+        coordinator: str | None = None,
+        only: frozenset[NodeId] | None = None,
+    ) -> None:
+        self._peers = tuple(peers)
+        self._interfaces = tuple(interfaces)
+        self._mdns = mdns
+        self._coordinator_address = coordinator or os.environ.get("MESH_COORDINATOR") or None
+        self._only = only
+        self._stack = contextlib.AsyncExitStack()
+        self.tasks = Supervisor()
+
+    async def __aenter__(self) -> Mesh:
+        names = [*(["mdns"] if self._mdns else []), *(["static"] if self._peers or not self._mdns else [])]
+        discovery = make_discovery(names, DiscoverySettings(self._interfaces, self._peers))
+        async with contextlib.AsyncExitStack() as stack:
+            await stack.enter_async_context(self.tasks)
+            opening = open_fleet(discovery, self.tasks, settles=self._mdns, only=self._only)
+            self._fleet: Fleet = await stack.enter_async_context(opening)
+            self._coordinator = Coordinator(self._fleet)
+            self._stack = stack.pop_all()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._stack.__aexit__(kind, error, trace)
+
+    @property
+    def coordinator(self) -> Coordinator:
+        return self._coordinator
+
+    async def nodes(self) -> list[NodeView]:
+        """Everyone who was announced, and whether they answer."""
+        return await self._coordinator.list_nodes()
+
+    async def deploy(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        name: str | None = None,
+        stages: int | None = None,
+        objective: str = "throughput",
+    ) -> Model:
+        """Plan the ONNX model at `path` on the nodes that answer, put it in force, and return it."""
+        data = await asyncio.to_thread(read_model_file, Path(path))
+        options = PlanOptions(objective=Objective(objective), stages=stages)
+        chosen = name or make_name(Path(path).stem, "model")
+        return Model(self, await self._coordinator.deploy(data, chosen, options, _be_quiet))
+
+    async def model(self, name: str) -> Model:
+        """A model that is deployed already; raises `DeploymentNotFound`."""
+        return Model(self, await self._coordinator.resolve(name))
+
+    async def status(self, name: str = "") -> list[DeploymentReport]:
+        return await self._coordinator.status(name)
+
+    async def undeploy(self, name: str) -> None:
+        await self._coordinator.undeploy(name)
+
+    @contextlib.asynccontextmanager
+    async def open_stream(self, deployment: Deployment, options: StreamOptions) -> AsyncIterator[FrameStream]:
+        """A raw stream of frames; closed when the block ends."""
+        stream = FrameStream(deployment, options, self._fleet.client, self.tasks)
+        try:
+            await stream.open()
+            yield stream
+        finally:
+            await stream.close()
+
+    async def enter(self, context: contextlib.AbstractAsyncContextManager[FrameStream]) -> FrameStream:
+        """Keep a stream open for as long as this connection."""
+        return await self._stack.enter_async_context(context)
+
+
+def connect(
+    *,
+    peers: Sequence[str] = (),
+    interfaces: Sequence[str] = (),
+    mdns: bool = True,
+    coordinator: str | None = None,
+) -> Mesh:
+    """Connect to the mesh: `async with mesh.connect() as m`.
+
+    `peers`: "host:port" of nodes where multicast does not reach; `mdns=False` uses only those.
+    `interfaces`: names or addresses for mDNS; by itself it takes all that carry multicast.
+    `coordinator`: "host:port"; default is MESH_COORDINATOR, else planning happens in this process.
+    """
+    return Mesh(peers=peers, interfaces=interfaces, mdns=mdns, coordinator=coordinator)
+
+
+def to_tensors(feeds: Feeds, inputs: Sequence[TensorSpec]) -> tuple[tuple[Tensor, ...], bool]:
+    """Feeds in input order, and whether any was an array. Raises `TensorMismatch` for wrong or missing names."""
+    values = _in_order(feeds, inputs)
+    tensors: list[Tensor] = []
+    as_arrays = False
+    for spec, value in zip(inputs, values, strict=True):
+        if isinstance(value, Tensor):
+            tensor = value
+        else:
+            arrays = _arrays()
+            tensor = arrays.from_array(arrays.as_array(value), spec.name, dtype=spec.dtype)
+            as_arrays = True
+        spec.check(tensor.dtype, tensor.shape)
+        tensor.check_bytes(spec.name)
+        tensors.append(tensor)
+    return tuple(tensors), as_arrays
+
+
+def _in_order(feeds: Feeds, inputs: Sequence[TensorSpec]) -> list[Any]:
+    names = [spec.name for spec in inputs]
+    if isinstance(feeds, Mapping):
+        unknown = [name for name in feeds if name not in names]
+        missing = [name for name in names if name not in feeds]
+        if unknown or missing:
+            told = [f"unknown inputs {unknown}" if unknown else "", f"missing inputs {missing}" if missing else ""]
+            raise TensorMismatch(f"{' and '.join(filter(None, told))}; the model's inputs are {names}")
+        return [feeds[name] for name in names]
+    if isinstance(feeds, tuple | list):
+        if len(feeds) != len(names):
+            raise TensorMismatch(f"{len(feeds)} values for the {len(names)} inputs {names}")
+        return list(feeds)
+    if len(names) != 1:
+        raise TensorMismatch(f"one value for the {len(names)} inputs {names}", hint="give a mapping by input name")
+    return [feeds]
+
+
+def read_model_file(path: Path) -> bytes:
+    """The model as one self-contained file; external data needs the onnx package, which is then named."""
+    try:
+        from mesh.model.read import read_model
+    except ImportError:
+        # Without onnx the file goes as it is; whoever plans checks it, and says so if it is not self-contained.
+        try:
+            return path.read_bytes()
+        except FileNotFoundError:
+            raise NotFound(f"there is no model file {path}") from None
+    return read_model(path).data
+
+
+def _arrays() -> ModuleType:
+    try:
+        from mesh import arrays
+    except ImportError:
+        raise MissingExtra("NumPy is not installed", hint="pip install 'infermesh[numpy]', or give Tensors") from None
+    return arrays
+
+
+async def _iterate(frames: Iterable[Feeds] | AsyncIterable[Feeds]) -> AsyncIterator[Feeds]:
+    if isinstance(frames, AsyncIterable):
+        async for feeds in frames:
+            yield feeds
+    elif inspect.isgenerator(frames):
+        while (feeds := await asyncio.to_thread(next, frames, _END)) is not _END:
+            yield feeds
+    else:
+        for feeds in frames:
+            yield feeds
+
+
+_END = object()
+
+
+def _be_quiet(line: str) -> None:
+    """Nobody asked for progress."""
