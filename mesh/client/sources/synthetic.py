@@ -206,7 +206,9 @@ def _levels(url: ResourceUrl, spec: TensorSpec) -> ByteLookup | None:
         if low != int(low) or high != int(high):
             raise UsageError(f"{url.text!r}: input {spec.name!r} is {spec.dtype.label}, low and high are whole numbers")
         width = int(high) - int(low) + 1
-        values = [float(int(low) + level * width // _LEVELS) for level in range(_LEVELS)]
+        # Few values share the levels evenly; of many, the levels pick some, both ends among them.
+        steps = (width, _LEVELS) if width <= _LEVELS else (width - 1, _LEVELS - 1)
+        values = [float(int(low) + level * steps[0] // steps[1]) for level in range(_LEVELS)]
     try:
         return ByteLookup(values, spec.dtype)
     except TensorMismatch as error:
