@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 import math
+import struct
 import sys
 from typing import Any, TextIO
 
@@ -32,8 +33,13 @@ INLINE_ELEMENTS = 1024
 
 VALUES = ("auto", "all", "none", "top")
 
-_DIGITS = {DType.FLOAT32: "%.9g", DType.FLOAT16: "%.5g", DType.BFLOAT16: "%.4g"}
-"""The fewest decimal digits that give every value of the type back; float64 prints its shortest form anyway."""
+_SHORTEST: dict[DType, tuple[struct.Struct, range]] = {
+    DType.FLOAT32: (struct.Struct("<f"), range(6, 10)),
+    DType.FLOAT16: (struct.Struct("<e"), range(3, 6)),
+}
+"""How a type is packed, and the numbers of digits to try: the last one always gives the value back."""
+
+_BFLOAT16_DIGITS = "%.4g"
 
 
 class JsonLinesSink:
@@ -149,9 +155,23 @@ def _is_scores(tensor: Tensor) -> bool:
 
 
 def _printable(value: Value, dtype: DType) -> Value | None:
-    if isinstance(value, float):
-        if not math.isfinite(value):
-            return None
-        digits = _DIGITS.get(dtype)
-        return value if digits is None else float(digits % value)
+    """`value` for JSON: null where it is not finite, else as few digits as give the same element back."""
+    if not isinstance(value, float):
+        return value
+    if not math.isfinite(value):
+        return None
+    if dtype is DType.BFLOAT16:
+        return float(_BFLOAT16_DIGITS % value)
+    return _shorten(value, *_SHORTEST[dtype]) if dtype in _SHORTEST else value
+
+
+def _shorten(value: float, packing: struct.Struct, digits: range) -> float:
+    """The shortest decimal that rounds to `value` in the type of `packing`."""
+    for count in digits:
+        short = float(f"{value:.{count}g}")
+        try:
+            if packing.unpack(packing.pack(short))[0] == value:
+                return short
+        except OverflowError:
+            continue  # rounded up beyond the type's largest number; more digits stay below it
     return value

@@ -104,7 +104,7 @@ def _open_pcm(request: SourceRequest, pipe: BinaryIO) -> Source:
 
     def produce() -> Generator[SourceFrame, None, None]:
         for start, tensor in windowing.cut(read, "standard input"):
-            yield SourceFrame((tensor,), f"{_ORIGIN}@{start / rate:.3f}s")
+            yield SourceFrame((tensor,), f"{_ORIGIN}@{start / rate:.6f}s")
 
     return IteratorSource(produce, frame_count=None, natural_rate_hz=rate / windowing.hop)
 

@@ -85,7 +85,7 @@ def open_wav(request: SourceRequest) -> Source:
                 return layout.format.decode_mono(data)
 
             for start, tensor in windowing.cut(read, str(path)):
-                yield SourceFrame((tensor,), f"{path.name}@{start / rate:.3f}s")
+                yield SourceFrame((tensor,), f"{path.name}@{start / rate:.6f}s")
 
     return IteratorSource(produce, frame_count=count, natural_rate_hz=rate / windowing.hop)
 
