@@ -19,7 +19,9 @@ say() { printf '%s\n' "$*" >&2; }
 # Prints the interpreter to use. A name on PATH may be a shim that only fails, so each one is run.
 find_python() {
   local candidate found="" check='import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 15))'
-  for candidate in ${PYTHON:+"$PYTHON"} python3.14 python3.13 python3.12 python3.11 python3 python; do
+  local candidates=(python3.14 python3.13 python3.12 python3.11 python3 python)
+  [ -z "${PYTHON:-}" ] || candidates=("$PYTHON")
+  for candidate in "${candidates[@]}"; do
     "$candidate" -c "$check" >/dev/null 2>&1 || continue
     found=$candidate
     if "$candidate" -c 'import ensurepip, venv' >/dev/null 2>&1; then
@@ -31,7 +33,8 @@ find_python() {
     say "error: $found cannot make virtual environments (its venv or ensurepip module is missing)"
     say "  Debian, Ubuntu, Raspberry Pi OS: sudo apt install python3-venv"
   else
-    say "error: no Python from 3.11 to 3.14 found (python3 is $(python3 --version 2>&1 || echo missing))"
+    say "error: no Python from 3.11 to 3.14 among: ${candidates[*]}"
+    say "  (python3 is $(python3 --version 2>/dev/null || echo missing))"
     say "  install one (Debian, Ubuntu, Raspberry Pi OS: sudo apt install python3 python3-venv),"
     say "  or name one: PYTHON=/path/to/python3.12 $0"
   fi
