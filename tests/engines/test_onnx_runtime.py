@@ -13,10 +13,12 @@ import pytest
 from onnx import TensorProto, helper
 
 from mesh.arrays import from_array, to_array
+from mesh.core.frame import Frame
 from mesh.core.tensor import DType, Tensor, pack_strings
 from mesh.engines.contract import LoadOptions
 from mesh.engines.onnx_runtime import OnnxRuntimeEngine, OnnxRuntimeSession
 from mesh.errors import LoadFailed, MissingExtra, RunFailed, TensorMismatch
+from mesh.wire.frame_codec import decode_frame, encode_frame
 
 ENGINE = OnnxRuntimeEngine()
 
@@ -70,6 +72,17 @@ def test_unaligned_feeds_are_copied_and_counted() -> None:
     (answer,) = session.run([floats(memoryview(b"x" + data)[1:])])
     assert to_array(answer).tolist() == [0, -1, -2, -3]
     assert session.input_copies == 1
+
+
+@pytest.mark.parametrize("trace", ["", "0", "00-0af7", "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"])
+def test_a_received_frame_is_computed_on_where_it_lies(trace: str) -> None:
+    session = load(unary("Neg"))
+    frame = Frame(7, 300, 1, 1, (floats(np.arange(999, dtype=np.float32).tobytes()),), traceparent=trace)
+    (message,) = encode_frame(frame)
+    received = decode_frame(message, session.inputs).frame
+    (answer,) = session.run(received.tensors)
+    assert to_array(answer)[:3].tolist() == [0, -1, -2]
+    assert session.input_copies == 0
 
 
 def test_answers_are_views_of_what_the_runtime_made(monkeypatch: pytest.MonkeyPatch) -> None:
