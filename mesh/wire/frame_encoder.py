@@ -150,8 +150,9 @@ def _padding_field(header_size: int, payload_size: int) -> bytes:
     length = header_size + payload_size
     missing = -(1 + varint_size(length) + header_size) % PAYLOAD_ALIGNMENT
     for size in (missing, missing + 15, missing + 16, missing + 31):
-        # The padding counts towards the length, whose own size may grow by one byte for it; and no field has one byte.
-        if size != 1 and (1 + varint_size(length + size) + header_size + size) % PAYLOAD_ALIGNMENT == 0:
+        # The padding counts towards the length, whose own size may grow by one byte for it. A field takes two bytes
+        # and its content; protobuf leaves fields without content out.
+        if size not in (1, 2) and (1 + varint_size(length + size) + header_size + size) % PAYLOAD_ALIGNMENT == 0:
             return b"\x72" + encode_varint(size - 2) + bytes(size - 2) if size else b""
     raise AssertionError(f"no padding for {header_size} and {payload_size} bytes")
 

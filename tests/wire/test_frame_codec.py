@@ -222,6 +222,7 @@ def test_payload_is_aligned_for_every_header_size() -> None:
         for label in range(17):
             (message,) = encode_frame(make_frame(size, traceparent="0" * label))
             assert (len(message) - size) % frame_format.PAYLOAD_ALIGNMENT == 0
+            assert stream_pb2.EdgeRequest.FromString(message).SerializeToString() == message
 
 
 def test_largest_headers_stay_below_their_limit() -> None:
