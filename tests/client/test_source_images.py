@@ -67,7 +67,8 @@ def test_layout_and_type_follow_the_model(folder: Path, spec: TensorSpec, want: 
 
 
 def test_a_layout_that_could_be_both_must_be_said(folder: Path) -> None:
-    for shape in [(1, "c", "h", "w"), (1, 3, 4, 3)]:
+    shapes: list[tuple[int | str, ...]] = [(1, "c", "h", "w"), (1, 3, 4, 3)]
+    for shape in shapes:
         with pytest.raises(UsageError, match=r"\?layout=nchw or \?layout=nhwc"):
             open_source(str(folder), [TensorSpec("x", F32, shape)])
     spec = TensorSpec("x", F32, (1, "c", "h", "w"))
@@ -77,7 +78,8 @@ def test_a_layout_that_could_be_both_must_be_said(folder: Path) -> None:
 
 def test_grey_models_get_grey(folder: Path) -> None:
     want = np.asarray(Image.fromarray(PIXELS).convert("L")) / np.float32(255)
-    for shape in [(1, 1, 4, 5), (1, 4, 5, 1), (1, 4, 5), (4, 5)]:
+    shapes: list[tuple[int, ...]] = [(1, 1, 4, 5), (1, 4, 5, 1), (1, 4, 5), (4, 5)]
+    for shape in shapes:
         got = array_of(read(folder / "b.png", TensorSpec("x", F32, shape))[0])
         assert np.allclose(got.reshape(4, 5), want, atol=1e-7)
 

@@ -43,7 +43,7 @@ class Terminal(io.BytesIO):
 
 def test_frames_are_the_bytes_of_the_inputs_in_order() -> None:
     label = TensorSpec("n", DType.INT64, ())
-    data = b"".join(np.float32([n, n, n]).tobytes() + np.int64(n).tobytes() for n in range(3))
+    data = b"".join(np.full(3, n, np.float32).tobytes() + np.int64(n).tobytes() for n in range(3))
     frames = read("stdin:", data, X, label)
     assert [frame.origin for frame in frames] == ["stdin[0]", "stdin[1]", "stdin[2]"]
     assert [tuple(tensor.shape for tensor in frame.tensors) for frame in frames] == [((1, 3), ())] * 3

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import ml_dtypes  # type: ignore[import-untyped, unused-ignore]
 import numpy as np
@@ -12,7 +13,7 @@ from mesh.client.values import ByteLookup, pack_values, unpack_values
 from mesh.core.tensor import DType, Tensor, pack_strings
 from mesh.errors import TensorMismatch
 
-NUMPY_TYPES = {
+NUMPY_TYPES: dict[DType, np.dtype[Any]] = {
     dtype: np.dtype(dtype.label).newbyteorder("<") for dtype in DType if dtype not in (DType.STRING, DType.BFLOAT16)
 }
 INTEGERS = [dtype for dtype in NUMPY_TYPES if dtype is not DType.BOOL and not dtype.is_float]

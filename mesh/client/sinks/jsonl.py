@@ -33,11 +33,11 @@ INLINE_ELEMENTS = 1024
 
 VALUES = ("auto", "all", "none", "top")
 
-_SHORTEST: dict[DType, tuple[struct.Struct, range]] = {
-    DType.FLOAT32: (struct.Struct("<f"), range(6, 10)),
-    DType.FLOAT16: (struct.Struct("<e"), range(3, 6)),
+_DIGITS: dict[DType, tuple[struct.Struct, str, str]] = {
+    DType.FLOAT32: (struct.Struct("<f"), "%.7g", "%.9g"),
+    DType.FLOAT16: (struct.Struct("<e"), "%.4g", "%.5g"),
 }
-"""How a type is packed, and the numbers of digits to try: the last one always gives the value back."""
+"""How a type is packed, the digits that are enough for tidy numbers, and those that give every value back."""
 
 _BFLOAT16_DIGITS = "%.4g"
 
@@ -162,16 +162,15 @@ def _printable(value: Value, dtype: DType) -> Value | None:
         return None
     if dtype is DType.BFLOAT16:
         return float(_BFLOAT16_DIGITS % value)
-    return _shorten(value, *_SHORTEST[dtype]) if dtype in _SHORTEST else value
+    return _shorten(value, *_DIGITS[dtype]) if dtype in _DIGITS else value
 
 
-def _shorten(value: float, packing: struct.Struct, digits: range) -> float:
-    """The shortest decimal that rounds to `value` in the type of `packing`."""
-    for count in digits:
-        short = float(f"{value:.{count}g}")
-        try:
-            if packing.unpack(packing.pack(short))[0] == value:
-                return short
-        except OverflowError:
-            continue  # rounded up beyond the type's largest number; more digits stay below it
-    return value
+def _shorten(value: float, packing: struct.Struct, tidy: str, exact: str) -> float:
+    """A short decimal that rounds to `value` in the type of `packing`."""
+    short = float(tidy % value)
+    try:
+        if packing.unpack(packing.pack(short))[0] == value:
+            return short
+    except OverflowError:
+        pass  # rounded up beyond the type's largest number; more digits stay below it
+    return float(exact % value)
