@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import io
 import os
 import re
 import stat
@@ -141,7 +142,7 @@ class ContentStore:
     def begin(self, sha256: str, total_bytes: int) -> ContentWriter:
         """Make room for `total_bytes` and return the writer that takes them.
 
-        Content that is already here is accepted again and changes nothing. Raises `UsageError` for a
+        Content that is already here is checked but not written again, and takes no room. Raises `UsageError` for a
         malformed hash, `ProtocolViolation` for a negative size, `StorageFull` where pinned content, the
         capacity or the disk leave no room (nothing is evicted then), or another `StorageError`.
         """
@@ -149,6 +150,10 @@ class ContentStore:
         if total_bytes < 0:
             raise ProtocolViolation(f"content {sha256} is announced with {total_bytes} bytes")
         with self._lock:
+            item = self._items.get(checked)
+            if item is not None:
+                item.pins += 1  # the writer's, until it is done
+                return ContentWriter(self, checked, total_bytes, None)
             self._make_room(total_bytes)
             writer = ContentWriter(self, checked, total_bytes, partial_path(self._path / checked))
             self._reserved_bytes += total_bytes
@@ -222,20 +227,24 @@ class ContentStore:
             return
         self._items[Sha256(match[1])] = _Item(path, facts.st_size, facts.st_mtime_ns)
 
-    def _release(self, total_bytes: int) -> None:
+    def _release(self, sha256: Sha256, total_bytes: int, has_partial: bool) -> None:
+        """End what `begin` took for a writer: its reservation, or its pin on content that was here."""
         with self._lock:
-            self._reserved_bytes -= total_bytes
+            if has_partial:
+                self._reserved_bytes -= total_bytes
+            else:
+                self._items[sha256].pins -= 1
 
-    def _admit(self, sha256: Sha256, total_bytes: int, partial: Path, pin: bool) -> None:
-        """Rename a complete partial file into the store, or leave it where the content is here already."""
+    def _admit(self, sha256: Sha256, total_bytes: int, partial: Path | None, pin: bool) -> None:
+        """Rename a complete partial file into the store; where the content is here already, leave it."""
         with self._lock:
-            item = self._items.get(sha256)
-            if item is None:
+            if sha256 not in self._items and partial is not None:
                 target = self._path / f"{sha256}-{total_bytes}"
                 with translated("write", target), removed_on_failure(target):
                     partial.replace(target)
                     flush_folder(self._path)
-                item = self._items[sha256] = _Item(target, total_bytes, 0)
+                self._items[sha256] = _Item(target, total_bytes, 0)
+            item = self._item(sha256)
             item.pins += pin
             self._touch(item)
 
@@ -246,7 +255,7 @@ class ContentWriter:
     Used by one thread at a time.
     """
 
-    def __init__(self, store: ContentStore, sha256: Sha256, total_bytes: int, partial: Path) -> None:
+    def __init__(self, store: ContentStore, sha256: Sha256, total_bytes: int, partial: Path | None) -> None:
         self.sha256 = sha256
         self.total_bytes = total_bytes
         self.written_bytes = 0
@@ -254,9 +263,11 @@ class ContentWriter:
         self._partial = partial
         self._digest = hashlib.sha256()
         self._open = True
-        with translated("write", partial):
-            # Unbuffered: an error belongs to the write that caused it, not to a later close.
-            self._file = os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, FILE_MODE), "wb", buffering=0)
+        self._file: io.RawIOBase | None = None
+        if partial is not None:
+            with translated("write", partial):
+                # Unbuffered: an error belongs to the write that caused it, not to a later close.
+                self._file = io.FileIO(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, FILE_MODE), "wb")
 
     def __enter__(self) -> ContentWriter:
         return self
@@ -272,14 +283,15 @@ class ContentWriter:
         if self.written_bytes + len(view) > self.total_bytes:
             self.abort()
             raise ProtocolViolation(f"content {self.sha256} is longer than the announced {self.total_bytes} bytes")
-        try:
-            with translated("write", self._partial):
-                rest = view
-                while rest:
-                    rest = rest[self._file.write(rest) :]
-        except BaseException:
-            self.abort()
-            raise
+        if self._file is not None and self._partial is not None:
+            try:
+                with translated("write", self._partial):
+                    rest = view
+                    while rest:
+                        rest = rest[self._file.write(rest) or 0 :]
+            except BaseException:
+                self.abort()
+                raise
         self._digest.update(view)
         self.written_bytes += len(view)
 
@@ -297,9 +309,10 @@ class ContentWriter:
                 )
             if self._digest.hexdigest() != self.sha256:
                 raise ProtocolViolation(f"content {self.sha256} has the hash {self._digest.hexdigest()}")
-            with translated("write", self._partial):
-                os.fsync(self._file.fileno())
-                self._file.close()
+            if self._file is not None and self._partial is not None:
+                with translated("write", self._partial):
+                    os.fsync(self._file.fileno())
+                    self._file.close()
             self._store._admit(self.sha256, self.total_bytes, self._partial, pin)
         finally:
             self.abort()  # the reservation ends either way
@@ -309,11 +322,12 @@ class ContentWriter:
         if not self._open:
             return
         self._open = False
-        self._store._release(self.total_bytes)
-        with contextlib.suppress(OSError):  # a failed close loses only what is dropped anyway
-            self._file.close()
-        with translated("remove", self._partial):
-            self._partial.unlink(missing_ok=True)
+        self._store._release(self.sha256, self.total_bytes, self._partial is not None)
+        if self._file is not None and self._partial is not None:
+            with contextlib.suppress(OSError):  # a failed close loses only what is dropped anyway
+                self._file.close()
+            with translated("remove", self._partial):
+                self._partial.unlink(missing_ok=True)
 
     def _check_open(self) -> None:
         if not self._open:
