@@ -18,12 +18,12 @@ from typing import TYPE_CHECKING, Any
 
 from mesh.core.frame import Hop, Outcome, StreamClass
 from mesh.core.ids import NodeId, make_name
-from mesh.core.plan import Deployment, Objective
+from mesh.core.plan import Deployment, Objective, PlanOptions
 from mesh.core.report import DeploymentReport, NodeView
 from mesh.core.tensor import Tensor, TensorSpec
 from mesh.discovery import DiscoverySettings, make_discovery
 from mesh.errors import MeshError, MissingExtra, NotFound, RunFailed, TensorMismatch
-from mesh.runtime.coordinator import Coordinator, PlanOptions
+from mesh.runtime.coordinator import Coordinator
 from mesh.runtime.fleet import Fleet, open_fleet
 from mesh.runtime.frame_stream import Answer, FrameStream, StreamOptions
 from mesh.runtime.supervise import Supervisor

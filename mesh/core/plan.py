@@ -22,6 +22,19 @@ class Objective(enum.Enum):
 
 
 @dataclass(frozen=True, slots=True)
+class PlanOptions:
+    """What whoever asks for a plan may say about it."""
+
+    objective: Objective = Objective.THROUGHPUT
+    stages: int | None = None
+    """Exactly so many stages; None lets the planner choose."""
+    forced: Plan | None = None
+    """Carry out this plan as it is."""
+    devices: tuple[NodeId, ...] = ()
+    """Use only these; empty for all."""
+
+
+@dataclass(frozen=True, slots=True)
 class Segment:
     """Groups `[start, end)` of a model as a model of its own.
 

@@ -12,13 +12,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from types import ModuleType
 from typing import Protocol
 
 from mesh.control.deployments import DeploymentState, Key, key_of
-from mesh.core.ids import DeploymentName, NodeId, check_name
-from mesh.core.plan import Deployment, Fence, Objective, Plan
+from mesh.core.ids import DeploymentName, check_name
+from mesh.core.plan import Deployment, Fence, Plan, PlanOptions
 from mesh.core.report import DeploymentReport, NodeView
 from mesh.errors import DeploymentNotFound, MissingExtra, NoNodes
 from mesh.runtime.fleet import Answered, Fleet
@@ -38,16 +38,6 @@ STATE_ORDER = (
     DeploymentState.ACTIVE,
 )
 """From least to most advanced: a deployment is as far as its last stage."""
-
-
-@dataclass(frozen=True, slots=True)
-class PlanOptions:
-    objective: Objective = Objective.THROUGHPUT
-    stages: int | None = None
-    """Exactly so many stages; None lets the planner choose."""
-    forced: Plan | None = None
-    devices: tuple[NodeId, ...] = ()
-    """Use only these; empty for all."""
 
 
 class CoordinatorPort(Protocol):

@@ -18,7 +18,7 @@ from mesh.core.costs import Costs
 from mesh.core.fleet import Link, NodeState
 from mesh.core.graph import Graph
 from mesh.core.ids import DeploymentName, NodeId, Sha256
-from mesh.core.plan import Deployment, Fence, Plan
+from mesh.core.plan import Deployment, Fence, Plan, PlanOptions
 from mesh.core.tensor import TensorSpec
 from mesh.engines import make_engine
 from mesh.errors import Infeasible, MeshError, NodeLost, NoNodes, Refused, UsageError
@@ -30,7 +30,7 @@ from mesh.planning.predict import with_costs
 from mesh.planning.problem import Infeasible as NoPlan
 from mesh.planning.problem import Problem
 from mesh.planning.validate import problems
-from mesh.runtime.coordinator import PlanOptions, Progress
+from mesh.runtime.coordinator import Progress
 from mesh.runtime.fleet import Answered
 from mesh.runtime.proving import prove
 
