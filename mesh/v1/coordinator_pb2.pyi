@@ -8,6 +8,20 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class GetIdentityRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class GetIdentityResponse(_message.Message):
+    __slots__ = ("node_id", "name", "software_version")
+    NODE_ID_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    SOFTWARE_VERSION_FIELD_NUMBER: _ClassVar[int]
+    node_id: str
+    name: str
+    software_version: str
+    def __init__(self, node_id: _Optional[str] = ..., name: _Optional[str] = ..., software_version: _Optional[str] = ...) -> None: ...
+
 class NodeView(_message.Message):
     __slots__ = ("capabilities", "address", "lost")
     CAPABILITIES_FIELD_NUMBER: _ClassVar[int]

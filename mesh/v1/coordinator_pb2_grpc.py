@@ -35,6 +35,11 @@ class CoordinatorServiceStub(object):
         Args:
             channel: A grpc.Channel.
         """
+        self.GetIdentity = channel.unary_unary(
+                '/mesh.v1.CoordinatorService/GetIdentity',
+                request_serializer=mesh_dot_v1_dot_coordinator__pb2.GetIdentityRequest.SerializeToString,
+                response_deserializer=mesh_dot_v1_dot_coordinator__pb2.GetIdentityResponse.FromString,
+                _registered_method=True)
         self.ListNodes = channel.unary_unary(
                 '/mesh.v1.CoordinatorService/ListNodes',
                 request_serializer=mesh_dot_v1_dot_coordinator__pb2.ListNodesRequest.SerializeToString,
@@ -65,6 +70,13 @@ class CoordinatorServiceStub(object):
 class CoordinatorServiceServicer(object):
     """What a coordinator offers to command lines and clients.
     """
+
+    def GetIdentity(self, request, context):
+        """Who answers here. Asks no node, so it is quick whatever state the fleet is in.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
 
     def ListNodes(self, request, context):
         """Missing associated documentation comment in .proto file."""
@@ -99,6 +111,11 @@ class CoordinatorServiceServicer(object):
 
 def add_CoordinatorServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
+            'GetIdentity': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetIdentity,
+                    request_deserializer=mesh_dot_v1_dot_coordinator__pb2.GetIdentityRequest.FromString,
+                    response_serializer=mesh_dot_v1_dot_coordinator__pb2.GetIdentityResponse.SerializeToString,
+            ),
             'ListNodes': grpc.unary_unary_rpc_method_handler(
                     servicer.ListNodes,
                     request_deserializer=mesh_dot_v1_dot_coordinator__pb2.ListNodesRequest.FromString,
@@ -135,6 +152,33 @@ def add_CoordinatorServiceServicer_to_server(servicer, server):
 class CoordinatorService(object):
     """What a coordinator offers to command lines and clients.
     """
+
+    @staticmethod
+    def GetIdentity(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/mesh.v1.CoordinatorService/GetIdentity',
+            mesh_dot_v1_dot_coordinator__pb2.GetIdentityRequest.SerializeToString,
+            mesh_dot_v1_dot_coordinator__pb2.GetIdentityResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
 
     @staticmethod
     def ListNodes(request,

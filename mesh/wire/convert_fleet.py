@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TypeVar, cast
 
 from mesh.core.fleet import Capabilities, Link, NodeState, Provider
-from mesh.core.ids import check_name
+from mesh.core.ids import NodeId, check_name
 from mesh.core.report import DeploymentReport, Happening, MeasuredModel, NodeView, StageReport
 from mesh.errors import ProtocolViolation
 from mesh.v1 import coordinator_pb2, node_pb2
@@ -120,12 +120,32 @@ def node_view_to_proto(view: NodeView) -> coordinator_pb2.NodeView:
 
 def node_view_from_proto(proto: coordinator_pb2.NodeView) -> NodeView:
     """A lost node's last word may be that it was LOST, which travels as unspecified."""
+    address = check_address(proto.address, "node.address")
     is_unspecified = proto.capabilities.state == node_pb2.NODE_STATE_UNSPECIFIED
-    if proto.lost and is_unspecified:
-        capabilities = _capabilities_from_proto(proto.capabilities, NodeState.LOST)
-    else:
-        capabilities = capabilities_from_proto(proto.capabilities)
-    return NodeView(capabilities, check_address(proto.address, "node.address"), proto.lost)
+    if not (proto.lost and is_unspecified):
+        return NodeView(capabilities_from_proto(proto.capabilities), address, proto.lost)
+    if proto.capabilities.node_id:
+        return NodeView(_capabilities_from_proto(proto.capabilities, NodeState.LOST), address, is_lost=True)
+    # A seed that never answered has no id, and no name but its address.
+    return NodeView(_never_answered(address), address, is_lost=True)
+
+
+def _never_answered(address: str) -> Capabilities:
+    return Capabilities(
+        node_id=NodeId(""),
+        name=address,
+        arch="",
+        cores=0.0,
+        memory_bytes=0,
+        memory_available_bytes=0,
+        disk_available_bytes=0,
+        providers=(),
+        runtime_version="",
+        gflops=0.0,
+        memory_gb_per_s=0.0,
+        state=NodeState.LOST,
+        software_version="",
+    )
 
 
 def report_to_proto(report: DeploymentReport) -> node_pb2.DeploymentStatus:
