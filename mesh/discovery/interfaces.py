@@ -72,6 +72,14 @@ def choose_interfaces(present: Sequence[Interface], wanted: Sequence[str] = ()) 
     return chosen or usable or [one for one in present if one.is_loopback]
 
 
+def interfaces_to_browse() -> list[str]:
+    """Addresses on which a command looks for daemons: those chosen by itself, and loopback, where daemons
+    that are not shown to the network live."""
+    present = list_interfaces()
+    chosen = choose_interfaces(present)
+    return list(dict.fromkeys(one.address for one in [*chosen, *(one for one in present if one.is_loopback)]))
+
+
 def list_interfaces() -> list[Interface]:
     """Every IPv4 address of this machine, loopback first where it has one."""
     import ifaddr

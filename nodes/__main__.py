@@ -1,0 +1,5 @@
+"""`python -m nodes` is `mesh`."""
+
+from nodes.cli import main
+
+main()

@@ -1,0 +1,297 @@
+"""`mesh`: the command line. Declares commands and options; the work is in the modules beside this one."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mesh import __version__
+from nodes.options import (
+    CoordinatorOption,
+    InterfaceOption,
+    JsonOption,
+    MdnsOption,
+    ModelArgument,
+    NameArgument,
+    PeerOption,
+    default_data_dir,
+    open_mesh,
+)
+from nodes.output import command, run_async
+
+app = typer.Typer(
+    name="mesh",
+    help="Make the small computers you own one inference machine for ONNX models.",
+    epilog="Exit codes: 0 ok, 1 failure, 2 usage, 3 not found or no nodes, 4 timeout, 5 no plan, 130 interrupt.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+StagesOption = Annotated[
+    int | None, typer.Option("--stages", metavar="K", min=1, help="Force exactly K stages instead of the best plan.")
+]
+PlanOption = Annotated[
+    Path | None, typer.Option("--plan", metavar="FILE", help="Carry out this plan (from `mesh plan --json`).")
+]
+ObjectiveOption = Annotated[
+    str, typer.Option("--objective", metavar="WHAT", help="throughput, latency, memory or energy.")
+]
+DataDirOption = Annotated[
+    Path | None,
+    typer.Option("--data-dir", metavar="FOLDER", help="Key, content and deployments live here; one daemon per folder."),
+]
+ListenOption = Annotated[
+    str | None, typer.Option("--listen", metavar="HOST:PORT", help="Where to listen; port 0 takes any free one.")
+]
+InsecureOption = Annotated[
+    bool, typer.Option("--insecure", help="Accept plaintext from beyond this machine: only on a network of your own.")
+]
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"infermesh {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Options that come before the command."""
+
+
+@app.command()
+@command
+def demo(
+    nodes: Annotated[int, typer.Option("--nodes", min=2, max=8, help="How many local daemons to start.")] = 3,
+    rate: Annotated[
+        float | None,
+        typer.Option("--rate", metavar="HZ", help="Frames per second; default: as fast as they are taken."),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Start a mesh of local daemons, split a real model over them and stream sensor data through it. Offline."""
+    from nodes.demo import run_demo
+
+    run_demo(nodes, rate, as_json)
+
+
+@app.command()
+@command
+def node(
+    data_dir: DataDirOption = None,
+    listen: ListenOption = None,
+    interface: InterfaceOption = None,
+    peer: PeerOption = None,
+    mdns: MdnsOption = True,
+    name: Annotated[
+        str | None, typer.Option("--name", help="How people call this node; default: from the host name.")
+    ] = None,
+    insecure: InsecureOption = False,
+    threads: Annotated[
+        int, typer.Option("--threads", min=0, max=256, help="Engine threads; 0 takes the cores that this process has.")
+    ] = 0,
+    content_mib: Annotated[
+        int, typer.Option("--content-mib", min=16, help="Disk that stored models may take, in MiB.")
+    ] = 2048,
+    exit_with_parent: Annotated[
+        bool, typer.Option("--exit-with-parent", hidden=True, help="Stop when standard input is closed.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Run the node daemon of this device in the foreground, until Ctrl-C or SIGTERM."""
+    from mesh.runtime.node import NodeSettings
+    from nodes.daemon import NODE_PORT, check_listen, discovery_for, run_node
+
+    where = check_listen(listen, NODE_PORT, insecure)
+    settings = NodeSettings(
+        data_dir or default_data_dir("node"), where, name, content_capacity_bytes=content_mib << 20, threads=threads
+    )
+    run_node(settings, discovery_for(where, interface or (), peer or (), mdns), insecure, exit_with_parent, as_json)
+
+
+@app.command("nodes")
+@command
+def list_nodes(
+    peer: PeerOption = None,
+    interface: InterfaceOption = None,
+    mdns: MdnsOption = True,
+    coordinator: CoordinatorOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """List the nodes of the mesh and what they can do."""
+    from nodes.fleet_commands import show_nodes
+
+    run_async(show_nodes(open_mesh(coordinator, peer, interface, mdns), as_json))
+
+
+@app.command()
+@command
+def plan(
+    model: ModelArgument,
+    objective: ObjectiveOption = "throughput",
+    stages: StagesOption = None,
+    explain: Annotated[bool, typer.Option("--explain", help="Say why, and what else was considered.")] = False,
+    peer: PeerOption = None,
+    interface: InterfaceOption = None,
+    mdns: MdnsOption = True,
+    coordinator: CoordinatorOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure the mesh with MODEL and show the plan that would be carried out."""
+    from nodes.fleet_commands import show_plan
+
+    run_async(show_plan(open_mesh(coordinator, peer, interface, mdns), model, objective, stages, explain, as_json))
+
+
+@app.command()
+@command
+def deploy(
+    model: ModelArgument,
+    name: Annotated[
+        str | None, typer.Option("--name", help="Name of the deployment; default: from the file name.")
+    ] = None,
+    objective: ObjectiveOption = "throughput",
+    stages: StagesOption = None,
+    plan: PlanOption = None,
+    peer: PeerOption = None,
+    interface: InterfaceOption = None,
+    mdns: MdnsOption = True,
+    coordinator: CoordinatorOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Plan MODEL on the mesh, prove its parts equal the whole, load and activate them."""
+    from nodes.fleet_commands import deploy as run
+
+    run_async(run(open_mesh(coordinator, peer, interface, mdns), model, name, objective, stages, plan, as_json))
+
+
+@app.command()
+@command
+def status(
+    name: Annotated[str, typer.Argument(metavar="[NAME]", help="A deployment; default: all.", show_default=False)] = "",
+    peer: PeerOption = None,
+    interface: InterfaceOption = None,
+    mdns: MdnsOption = True,
+    coordinator: CoordinatorOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show what is deployed, where, and how it does."""
+    from nodes.fleet_commands import show_status
+
+    run_async(show_status(open_mesh(coordinator, peer, interface, mdns), name, as_json))
+
+
+@app.command()
+@command
+def undeploy(
+    name: NameArgument,
+    peer: PeerOption = None,
+    interface: InterfaceOption = None,
+    mdns: MdnsOption = True,
+    coordinator: CoordinatorOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Remove a deployment from all its nodes."""
+    from nodes.fleet_commands import undeploy as run
+
+    run_async(run(open_mesh(coordinator, peer, interface, mdns), name, as_json))
+
+
+@app.command()
+@command
+def infer(
+    name: NameArgument,
+    source: Annotated[Path, typer.Option("--input", metavar="X.npz", help="Arrays named as the model's inputs.")],
+    output: Annotated[Path | None, typer.Option("--output", metavar="Y.npz", help="Write the outputs here.")] = None,
+    peer: PeerOption = None,
+    interface: InterfaceOption = None,
+    mdns: MdnsOption = True,
+    coordinator: CoordinatorOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Run a deployment on arrays; one axis more than the model's holds frames."""
+    from nodes.sensor import infer as run
+
+    run_async(run(open_mesh(coordinator, peer, interface, mdns), name, source, output, as_json))
+
+
+@app.command()
+@command
+def stream(
+    name: NameArgument,
+    source: Annotated[str, typer.Option("--source", metavar="URL", help="Where frames come from; see `mesh sources`.")],
+    sink: Annotated[str, typer.Option("--sink", metavar="URL", help="Where answers go; see `mesh sources`.")] = "-",
+    rate: Annotated[float | None, typer.Option("--rate", metavar="HZ", help="Frames per second.")] = None,
+    live: Annotated[
+        bool,
+        typer.Option("--live/--lossless", help="Newest frame wins, or every frame is answered and the source waits."),
+    ] = False,
+    deadline: Annotated[
+        float | None, typer.Option("--deadline", metavar="SECONDS", help="Answers later than this count as late.")
+    ] = None,
+    peer: PeerOption = None,
+    interface: InterfaceOption = None,
+    mdns: MdnsOption = True,
+    coordinator: CoordinatorOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Be a sensor: send frames to a deployment and take its answers."""
+    from nodes.sensor import stream as run
+
+    run_async(run(open_mesh(coordinator, peer, interface, mdns), name, source, sink, rate, live, deadline, as_json))
+
+
+@app.command()
+@command
+def sources() -> None:
+    """Describe the sources and sinks that `mesh stream` knows."""
+    from mesh.client.sinks import describe_sinks
+    from mesh.client.sources import describe_sources
+
+    typer.echo(f"{describe_sources()}\n\n{describe_sinks()}")
+
+
+@app.command()
+@command
+def split(
+    model: ModelArgument,
+    out: Annotated[Path, typer.Option("--out", metavar="FOLDER", help="Where segments and manifest.json go.")],
+    stages: StagesOption = None,
+    plan: PlanOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Cut MODEL into parts that are models of their own."""
+    from nodes.model_commands import split as run
+
+    run(model, stages, plan, out, as_json)
+
+
+@app.command()
+@command
+def verify(
+    model: ModelArgument,
+    stages: StagesOption = None,
+    plan: PlanOption = None,
+    source: Annotated[
+        Path | None, typer.Option("--input", metavar="X.npz", help="Compare on these arrays instead of made-up ones.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Run MODEL whole and in parts on this machine, and compare."""
+    from nodes.model_commands import verify as run
+
+    run(model, 2 if stages is None and plan is None else stages, plan, source, as_json)
+
+
+def main() -> None:
+    """Entry point of the `mesh` command."""
+    sys.exit(app())

@@ -1,0 +1,88 @@
+"""`mesh node`: the daemon in the foreground."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import json
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from mesh.discovery import DiscoverySettings, make_discovery
+from mesh.discovery.contract import Discovery
+from mesh.errors import UsageError
+from mesh.runtime.node import Node, NodeReady, NodeSettings
+from nodes.output import say
+
+NODE_PORT = 50071
+COORDINATOR_PORT = 50070
+MAX_PORT = 65535
+
+
+def check_listen(listen: str | None, default_port: int, is_insecure: bool) -> str:
+    """Where to listen. Anything beyond loopback is plaintext for now and must be asked for by `--insecure`."""
+    if listen is None:
+        listen = f"0.0.0.0:{default_port}" if is_insecure else f"127.0.0.1:{default_port}"
+    host = split_listen(listen)
+    if not is_insecure and not is_loopback(host):
+        raise UsageError(
+            f"listening on {listen} would accept anyone on that network, unencrypted",
+            hint="add --insecure if that network is yours alone, or listen on 127.0.0.1",
+        )
+    return listen
+
+
+def split_listen(listen: str) -> str:
+    """The host of "HOST:PORT"; port 0 means any free one."""
+    host, _, port = listen.rpartition(":")
+    if not host or not port.isascii() or not port.isdecimal() or int(port) > MAX_PORT:
+        raise UsageError(f"{listen[:80]!r} is no address to listen on", hint="write HOST:PORT, for example 127.0.0.1:0")
+    return host.strip("[]")
+
+
+def is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def discovery_for(listen: str, interfaces: Sequence[str], peers: Sequence[str], mdns: bool) -> Discovery:
+    """A daemon on loopback is announced there only."""
+    host = split_listen(listen)
+    if mdns and not interfaces and is_loopback(host):
+        interfaces = ("127.0.0.1",)
+    names = [*(["mdns"] if mdns else []), *(["static"] if peers or not mdns else [])]
+    return make_discovery(names, DiscoverySettings(interfaces, peers))
+
+
+def run_node(
+    settings: NodeSettings, discovery: Discovery, is_insecure: bool, exit_with_parent: bool, as_json: bool
+) -> None:
+    """Run until SIGTERM or SIGINT (or, if wanted, until the parent is gone), then drain."""
+
+    async def main() -> None:
+        stop = asyncio.Event()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            asyncio.get_running_loop().add_signal_handler(number, stop.set)
+        if exit_with_parent:
+            # The parent holds the other end and writes nothing: readable means closed.
+            asyncio.get_running_loop().add_reader(sys.stdin.fileno(), stop.set)
+        await Node(settings, discovery).run(
+            stop, lambda ready: announce(ready, settings.data_dir, is_insecure, as_json)
+        )
+
+    asyncio.run(main())
+
+
+def announce(ready: NodeReady, data_dir: Path, is_insecure: bool, as_json: bool) -> None:
+    if as_json:
+        document = {"id": ready.identity.node_id, "name": ready.identity.name, "address": ready.address}
+        print(json.dumps(document), flush=True)
+    say(f"node {ready.identity.name} ({ready.identity.node_id[:8]}) listens on {ready.address}, data in {data_dir}")
+    if is_insecure:
+        say("warning: --insecure: anyone who reaches this address can run models here and read what they compute")

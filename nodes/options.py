@@ -1,0 +1,63 @@
+"""Options that several commands share, and how they become a connection."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mesh.client.mesh_client import Mesh
+from mesh.discovery.interfaces import interfaces_to_browse
+from mesh.errors import UsageError
+
+CoordinatorOption = Annotated[
+    str | None,
+    typer.Option(
+        "--coordinator",
+        metavar="HOST:PORT",
+        envvar="MESH_COORDINATOR",
+        help="Use this coordinator instead of looking for one, or planning here.",
+    ),
+]
+PeerOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--peer",
+        metavar="HOST:PORT",
+        envvar="MESH_PEER",
+        help="A node to ask where multicast does not reach; repeat for more.",
+    ),
+]
+InterfaceOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--interface",
+        metavar="NAME",
+        envvar="MESH_INTERFACE",
+        help="Network interface (name or address) for mDNS; repeat for more. Default: all that carry multicast.",
+    ),
+]
+MdnsOption = Annotated[bool, typer.Option("--mdns/--no-mdns", envvar="MESH_MDNS", help="Look for nodes by mDNS.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document on standard output.")]
+ModelArgument = Annotated[Path, typer.Argument(metavar="MODEL", help="An ONNX model file.", show_default=False)]
+NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="A deployment.", show_default=False)]
+
+
+def open_mesh(coordinator: str | None, peers: list[str] | None, interfaces: list[str] | None, mdns: bool) -> Mesh:
+    """A connection as the shared options describe it."""
+    if not mdns and not peers and not coordinator:
+        raise UsageError("without mDNS there must be a --peer or a --coordinator to ask")
+    chosen = interfaces or (interfaces_to_browse() if mdns else [])
+    return Mesh(peers=peers or (), interfaces=chosen, mdns=mdns, coordinator=coordinator)
+
+
+def default_data_dir(kind: str) -> Path:
+    """Where a daemon of this kind keeps its key and content, unless told otherwise."""
+    named = os.environ.get("MESH_DATA_DIR")
+    if named:
+        return Path(named)
+    from platformdirs import user_state_path
+
+    return user_state_path("infermesh", appauthor=False) / kind
