@@ -43,8 +43,13 @@ _KEY_PATTERN = re.compile(r"[a-z0-9_-]+")
 
 
 def instance_name(advertisement: Advertisement) -> str:
-    """ "kitchen (8f3a)._infermesh._tcp.local.": for people in service browsers; the id stands in the TXT."""
-    suffix = f" ({advertisement.node_id[:LABEL_ID_DIGITS]})"
+    """ "kitchen (8f3a)._infermesh._tcp.local.": for people in service browsers; the id stands in the TXT.
+
+    A coordinator says so: it may share name and id with the node beside it, and two that probe for one
+    name in the same moment both take it.
+    """
+    kind = "" if advertisement.role == "node" else f" {advertisement.role}"
+    suffix = f"{kind} ({advertisement.node_id[:LABEL_ID_DIGITS]})"
     name = advertisement.name.encode()[: MAX_LABEL_BYTES - len(suffix)].decode("utf-8", "ignore").rstrip("-. ")
     return f"{name}{suffix}.{SERVICE_TYPE}"
 

@@ -49,6 +49,12 @@ def test_instance_names_fit_one_label_and_begin_with_the_name(name: str) -> None
     assert name.startswith(label.removesuffix(" (8f3a)"))
 
 
+def test_a_node_and_a_coordinator_of_one_identity_never_compete_for_a_name() -> None:
+    coordinator = dataclasses.replace(ADVERT, role="coordinator")
+    assert instance_name(coordinator) == f"pi4-kitchen coordinator (8f3a).{SERVICE_TYPE}"
+    assert instance_name(ADVERT) == f"pi4-kitchen (8f3a).{SERVICE_TYPE}"
+
+
 def test_host_names_carry_the_id() -> None:
     assert host_name(NODE) == "mesh-8f3a1c02.local."
 
