@@ -218,8 +218,13 @@ def check_with_onnx(model: onnx.ModelProto) -> None:
         domain, name, _ = key = function_key(node)
         if domain == "" and key not in known and name not in RUNTIME_OPERATORS and not _has_schema(name):
             raise ModelInvalid(f"node {node.name[:80]!r}: there is no operator {name[:80]!r} in ONNX")
+    skeleton = make_skeleton(model)
+    for value in (*skeleton.graph.input, *skeleton.graph.output):
+        if not value.type.tensor_type.HasField("shape"):
+            # The checker insists on a shape here, although the runtime does without; it does not look at it.
+            value.type.tensor_type.shape.SetInParent()
     try:
-        checker.check_model(make_skeleton(model))
+        checker.check_model(skeleton)
     except checker.ValidationError as error:
         raise ModelInvalid(f"the ONNX checker refuses the model: {_first_lines(str(error))}") from error
     except (RuntimeError, ValueError, TypeError, IndexError, KeyError) as error:

@@ -18,8 +18,8 @@ from mesh.model.skeleton import make_skeleton
 from mesh.model.tensors import spec_of, value_of
 from mesh.model.traverse import domain_of
 
-INFERENCE_ROUNDS = 3
-"""Each round passes one more layer of operators that ONNX does not know; few models have any."""
+INFERENCE_ROUNDS = 8
+"""Each round passes one more layer of Loops and of operators that ONNX does not know; few models have any."""
 
 SAME_SHAPE = frozenset(
     {
@@ -88,7 +88,10 @@ def infer(model: onnx.ModelProto) -> Inference:
         added = _carry_types(skeleton, specs, others)
         if failure or not any(spec.shape is not None for spec in added):
             break
-        skeleton.graph.value_info.extend(value_of(spec) for spec in added)
+        names = {spec.name for spec in added}
+        kept = [value for value in skeleton.graph.value_info if value.name not in names]
+        del skeleton.graph.value_info[:]
+        skeleton.graph.value_info.extend([*kept, *(value_of(spec) for spec in added if spec.shape is not None)])
     return Inference(skeleton, specs, frozenset(others), failure)
 
 
@@ -123,13 +126,43 @@ def _carry_types(skeleton: onnx.ModelProto, specs: dict[str, TensorSpec], others
     added: list[TensorSpec] = []
     for node in skeleton.graph.node:
         for index, name in enumerate(node.output):
-            if not name or name in specs or name in others:
+            if not name or name in others or (name in specs and specs[name].shape is not None):
+                continue
+            if node.op_type == "Loop":
+                spec = _loop_output(node, index, name, specs)
+                if spec is not None:
+                    specs[name] = spec
+                    added.append(spec)
+                continue
+            if name in specs:
                 continue
             spec = _output_spec(node, index, name, opsets, specs)
             if spec is not None:
                 specs[name] = spec
                 added.append(spec)
     return added
+
+
+def _loop_output(node: onnx.NodeProto, index: int, name: str, specs: dict[str, TensorSpec]) -> TensorSpec | None:
+    """An output of a Loop, which ONNX leaves without a rank, from what the body declares.
+
+    A carried value ends as what it was before the first run or as what the body made of it: where
+    both have one rank, the dimensions in which they agree hold. A scanned one is the body's, stacked.
+    """
+    body = next(attribute.g for attribute in node.attribute if attribute.name == "body")
+    carried = len(node.input) - 2
+    if index + 1 >= len(body.output):
+        return None
+    made = spec_of(body.output[index + 1])
+    if made is None or made.shape is None:
+        return None
+    if index >= carried:
+        return TensorSpec(name, made.dtype, ("?", *made.shape))
+    before = specs.get(node.input[index + 2])
+    if before is None or before.shape is None or len(before.shape) != len(made.shape):
+        return None
+    pairs = zip(before.shape, made.shape, strict=True)
+    return TensorSpec(name, made.dtype, tuple(a if a == b else "?" for a, b in pairs))
 
 
 def _output_spec(

@@ -101,7 +101,8 @@ class _Summary:
 
     def _carried_size(self, name: str) -> int | None:
         spec = self.specs.get(name)
-        if spec is None or (spec.shape is not None and len(spec.shape) > MAX_RANK):
+        # Without a rank a segment's input would not pass the ONNX checker.
+        if spec is None or spec.shape is None or len(spec.shape) > MAX_RANK:
             return None
         size = spec.nominal_bytes() or 0
         return size if size <= MAX_TENSOR_BYTES else None
@@ -183,7 +184,7 @@ def _list_cuts(
     inner, banned, left_out = _inner_cuts(units, order, summary, sizes, widest)
     if banned:
         shown = ", ".join(repr(name) for name in sorted(banned)[:3])
-        notes.append(f"{len(banned)} tensors cannot cross a cut (unknown or uncarried type or size): {shown}")
+        notes.append(f"{len(banned)} tensors cannot cross a cut (type or rank unknown, or not carried): {shown}")
     if left_out:
         notes.append(f"{left_out} cuts through more than {widest} tensors are left out to bound memory")
     if not inner and count > 1:
