@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Callable, Iterator
-from typing import TypeGuard
+from typing import Any, TypeGuard
 
 import pytest
 
@@ -71,7 +71,7 @@ QUARANTINE: dict[str, dict[str, str]] = {
     },
     "PIL": {"mesh.client": LAZILY},
     "platformdirs": {"mesh.storage": LAZILY, "nodes": LAZILY},
-    "rich": {"nodes": LAZILY},
+    "rich": {"nodes.demo": ANYWHERE, "nodes": LAZILY},  # the demo has all extras; the command line imports it on use
     "typer": {"nodes": ANYWHERE},
     "zeroconf": {"mesh.discovery.mdns": ANYWHERE},
 }
@@ -91,7 +91,6 @@ STARTS_THREADS = frozenset({"Thread", "Timer", "ThreadPoolExecutor", "ProcessPoo
 # Modules outside mesh.runtime that start tasks or threads after all. Each says why it cannot be otherwise.
 OWNS_TASKS: dict[str, str] = {
     "mesh.client.blocking": "the blocking twin keeps the event loop of its mesh in a thread that close() joins",
-    "mesh.client.mesh_client": "files and sources block; each worker thread is awaited where it is started",
     "mesh.discovery.combined": "one follower per member, in a TaskGroup that lives as long as the entered context",
     "mesh.discovery.mdns": "resolving takes round trips; the TaskGroup lives as long as the entered context",
 }
@@ -176,20 +175,27 @@ def _draws_unseeded(node: ast.AST, seeded: set[ast.expr]) -> TypeGuard[ast.Attri
 
 
 def find_loose_tasks(module: Module) -> Iterator[str]:
-    in_runtime = module.is_in("mesh.runtime")
+    package = find_package(module.name)
+    above_runtime = package is not None and FLOOR_OF[package] > FLOOR_OF["mesh.runtime"]
+    awaited = {id(each.value.func) for each in ast.walk(module.tree) if _awaits_call(each)}
     for node in ast.walk(module.tree):
         if not isinstance(node, ast.Attribute | ast.Name):
             continue
         name = node.attr if isinstance(node, ast.Attribute) else node.id
-        owner = node.value if isinstance(node, ast.Attribute) else None
+        owner = ast.unparse(node.value) if isinstance(node, ast.Attribute) else ""
         # A bare task (of asyncio or of the loop) belongs to nobody: nothing waits for it, nothing sees it fail.
-        bare = name == "ensure_future" or (
-            name == "create_task" and (owner is None or ast.unparse(owner) in ("asyncio", "loop", "self._loop"))
-        )
-        if bare:
+        if name == "ensure_future" or (name == "create_task" and owner in ("", "asyncio", "loop", "self._loop")):
             yield f"{module.place(node.lineno)}: bare {name}; start it in a TaskGroup of mesh.runtime"
-        elif name in STARTS_TASKS | STARTS_THREADS and not in_runtime and module.name not in OWNS_TASKS:
+        elif name not in STARTS_TASKS | STARTS_THREADS or owner == "asyncio.subprocess":
+            continue
+        elif name == "to_thread" and above_runtime and id(node) in awaited:
+            continue  # what blocks (a file, a terminal) waits elsewhere, and whoever asked waits for it
+        elif not module.is_in("mesh.runtime") and module.name not in OWNS_TASKS:
             yield f"{module.place(node.lineno)}: {name} outside mesh.runtime"
+
+
+def _awaits_call(node: ast.AST) -> TypeGuard[Any]:
+    return isinstance(node, ast.Await) and isinstance(node.value, ast.Call)
 
 
 def find_dynamic_imports(module: Module) -> Iterator[str]:
@@ -248,6 +254,8 @@ def test_every_module_keeps_the_rule(rule: Rule) -> None:
         (find_loose_tasks, "mesh.runtime.node", "import asyncio\nasyncio.create_task(work())"),
         (find_loose_tasks, "mesh.runtime.node", "loop.create_task(work())"),
         (find_loose_tasks, "mesh.hardware.probe", "import threading\nthreading.Thread(target=work)"),
+        (find_loose_tasks, "nodes.sensor", "import asyncio\nwaiting = asyncio.to_thread(work)"),
+        (find_loose_tasks, "mesh.wire.edges", "import asyncio\nasync def f(): await asyncio.to_thread(work)"),
         (find_dynamic_imports, "mesh.engines.table", "import importlib\nimportlib.import_module('mesh.nodes')"),
     ],
 )
@@ -262,6 +270,7 @@ def test_the_rule_sees_a_violation(rule: Rule, name: str, text: str) -> None:
             "mesh.runtime.node",
             "import asyncio\nfrom mesh.wire.edges import Edge\nasync def run(group):\n    group.create_task(f())",
         ),
+        ("nodes.sensor", "import asyncio\nasync def f(p: asyncio.subprocess.Process): await asyncio.to_thread(work)"),
         ("mesh.client.sources.images", "def read():\n    import numpy\n    from PIL import Image"),
         ("mesh.planning.exact", "import numpy as np\nfrom mesh.core.graph import Graph\nfrom mesh import errors"),
         (

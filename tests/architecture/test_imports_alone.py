@@ -59,7 +59,9 @@ def import_each_alone(names: list[str]) -> dict[str, str]:
 
 
 def test_each_module_imports_alone() -> None:
-    failures = import_each_alone([module.name for module in all_modules()])
+    # A __main__ module is a command, not a library: importing it runs it.
+    names = [module.name for module in all_modules() if not module.name.endswith(".__main__")]
+    failures = import_each_alone(names)
     assert not failures, "\n".join(f"--- import {name}\n{said}" for name, said in failures.items())
 
 
