@@ -11,7 +11,8 @@ client can use the rest without them.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import replace
 from types import ModuleType
 from typing import Protocol
@@ -20,13 +21,17 @@ from mesh.control.deployments import DeploymentState, Key, key_of
 from mesh.core.ids import DeploymentName, check_name
 from mesh.core.plan import Deployment, Fence, Plan, PlanOptions
 from mesh.core.report import DeploymentReport, NodeView
-from mesh.errors import DeploymentNotFound, MissingExtra, NoNodes
+from mesh.errors import DeploymentNotFound, MeshError, MissingExtra, NoNodes
 from mesh.runtime.fleet import Answered, Fleet
+from mesh.runtime.supervise import carry_through
 
 Progress = Callable[[str], None]
 """Told in words what is going on; called on the event loop."""
 
 NO_NODES_HINT = "start one with `mesh node`, or name one with --peer HOST:PORT where multicast does not reach"
+
+RETIRE_LIMIT_S = 60.0
+"""To remove what a new generation has replaced; each device may take 10 s to finish what is in flight."""
 
 STATE_ORDER = (
     DeploymentState.FAILED,
@@ -51,6 +56,8 @@ class CoordinatorPort(Protocol):
 
     async def status(self, name: str = "") -> list[DeploymentReport]: ...
 
+    async def resolve(self, name: str) -> Deployment: ...
+
     async def undeploy(self, name: str) -> None: ...
 
 
@@ -59,7 +66,7 @@ class Coordinator:
 
     def __init__(self, fleet: Fleet) -> None:
         self._fleet = fleet
-        self._deploying = asyncio.Lock()
+        self._working = asyncio.Lock()
 
     async def list_nodes(self) -> list[NodeView]:
         return await self._fleet.nodes()
@@ -73,8 +80,9 @@ class Coordinator:
 
     async def plan(self, model: bytes, options: PlanOptions, progress: Progress) -> Plan:
         deploying = _load_deploying()
-        plan: Plan = (await deploying.make_plan(await self.answered(), model, options, progress)).plan
-        return plan
+        async with self._turn(progress):
+            plan: Plan = (await deploying.make_plan(await self.answered(), model, options, progress)).plan
+            return plan
 
     async def deploy(self, model: bytes, name: str, options: PlanOptions, progress: Progress) -> Deployment:
         """Plan, split, prove, load and activate; an older generation of `name` is drained afterwards.
@@ -83,14 +91,32 @@ class Coordinator:
         """
         check_name(name, "deployment")
         deploying = _load_deploying()
-        async with self._deploying:  # one at a time: measuring two at once would measure each other
+        async with self._turn(progress):
             nodes = await self.answered()
             planned = await deploying.make_plan(nodes, model, options, progress)
             fence = _next_fence(nodes, DeploymentName(name))
             deployment: Deployment = await deploying.activate(nodes, planned, DeploymentName(name), fence, progress)
-            for old in _generations(nodes, name):
-                await self._drain(nodes, old)
+            await carry_through(self._retire(nodes, _generations(nodes, name), progress), RETIRE_LIMIT_S)
             return deployment
+
+    @contextlib.asynccontextmanager
+    async def _turn(self, progress: Progress) -> AsyncIterator[None]:
+        """One at a time: measuring two at once would measure each other."""
+        if self._working.locked():
+            progress("waiting until another model has been planned")
+        async with self._working:
+            yield
+
+    async def _retire(self, nodes: Sequence[Answered], generations: Sequence[Deployment], progress: Progress) -> None:
+        """Remove what a new generation has replaced. It is in force whatever goes wrong here, so that is only told."""
+        for old in generations:
+            try:
+                async with asyncio.timeout(RETIRE_LIMIT_S / (len(generations) + 1)):
+                    await self._drain(nodes, old)
+            except TimeoutError:
+                progress(f"generation {old.fence} of {old.name!r} is still being removed")
+            except MeshError as error:
+                progress(f"generation {old.fence} of {old.name!r} is not removed everywhere: {error}")
 
     async def status(self, name: str = "") -> list[DeploymentReport]:
         """The newest generation of each deployment; raises `DeploymentNotFound` where `name` is none."""
@@ -103,7 +129,8 @@ class Coordinator:
         return [_merge(nodes, found) for found in names if not name or found == name]
 
     async def resolve(self, name: str) -> Deployment:
-        """Where the newest active generation of `name` runs; raises `DeploymentNotFound`."""
+        """Where the newest generation of `name` runs; raises `DeploymentNotFound`."""
+        check_name(name, "deployment")
         (report,) = await self.status(name)
         return report.deployment
 

@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from mesh.control.deployments import key_of
+from mesh.control.timing import CALL_TIMEOUT_S, DRAIN_TIMEOUT_S
 from mesh.core.costs import Costs
 from mesh.core.fleet import Link, NodeState
 from mesh.core.graph import Graph
@@ -33,6 +34,7 @@ from mesh.planning.validate import problems
 from mesh.runtime.coordinator import Progress
 from mesh.runtime.fleet import Answered
 from mesh.runtime.proving import prove
+from mesh.runtime.supervise import carry_through
 
 MEASURE_BUDGET_S = 1.0
 """Time that each device spends running the whole model: some tens of runs of a model fit for such devices."""
@@ -41,6 +43,9 @@ PROBE_WAIT_S = 30.0
 """A node that has just started may still be measuring itself; a slow board takes that long."""
 
 PROBE_POLL_S = 0.2
+
+TAKE_BACK_LIMIT_S = CALL_TIMEOUT_S + 2 * DRAIN_TIMEOUT_S
+"""All nodes at once: each is asked what it holds, and may then finish what is in flight."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,9 +196,10 @@ async def activate(
         await _together(node.client.prepare(deployment) for node, _ in stages)
         for node, _ in reversed(stages):  # tail first: an active stage can always send on
             await node.client.activate(key_of(deployment))
-    except MeshError as error:
+    except BaseException as error:  # also when whoever asked goes away: nothing may be left half done
         left = await _take_back([node for node, _ in stages], deployment)
-        error.hint = "; ".join(filter(None, [error.hint, left]))
+        if isinstance(error, MeshError):
+            error.hint = "; ".join(filter(None, [error.hint, left]))
         raise
     return deployment
 
@@ -236,13 +242,24 @@ async def _together(works: Iterable[Awaitable[object]]) -> None:
 
 
 async def _take_back(nodes: Sequence[Answered], deployment: Deployment) -> str:
-    """Remove what was prepared; returns in words what could not be removed."""
-    left = []
-    for node in nodes:
-        try:
-            held, _ = await node.client.list_deployments(deployment.name)
-            if any(key_of(report.deployment) == key_of(deployment) for report in held):
-                await node.client.drain(key_of(deployment))
-        except MeshError as error:
-            left.append(f"{node.view.capabilities.name} may still hold its part: {error.message}")
-    return "; ".join(left)
+    """Remove what was prepared; returns in words what could not be removed. Not stopped by a cancellation."""
+
+    async def take_back() -> list[str]:
+        return await asyncio.gather(*(_take_back_from(node, deployment) for node in nodes))
+
+    try:
+        left = await carry_through(take_back(), TAKE_BACK_LIMIT_S)
+    except TimeoutError:
+        return f"generation {deployment.fence} may still be on some nodes"
+    return "; ".join(filter(None, left))
+
+
+async def _take_back_from(node: Answered, deployment: Deployment) -> str:
+    key = key_of(deployment)
+    try:
+        held, _ = await node.client.list_deployments(deployment.name)
+        if any(key_of(report.deployment) == key for report in held):
+            await node.client.drain(key)
+    except MeshError as error:
+        return f"{node.view.capabilities.name} may still hold its part: {error.message}"
+    return ""

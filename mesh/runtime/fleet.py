@@ -75,7 +75,8 @@ class Fleet:
 
     @staticmethod
     def _key(peer: Peer) -> str:
-        return peer.node_id or peer.addresses[0]
+        """A node and a coordinator of one identity are two peers."""
+        return f"{peer.role} {peer.node_id or peer.addresses[0]}"
 
     def _nodes(self) -> list[Peer]:
         """Peers that may be nodes and are wanted."""
@@ -86,6 +87,10 @@ class Fleet:
 
     def coordinators(self) -> list[Peer]:
         return [peer for peer in self._peers.values() if peer.role == "coordinator"]
+
+    def seeds(self) -> list[Peer]:
+        """Peers of which only an address is known: nodes or coordinators."""
+        return [peer for peer in self._peers.values() if not peer.role]
 
     async def settle(self, enough: Callable[[], bool] | None = None) -> None:
         """Give discovery the time it needs; returns at once when that has passed, or `enough()` says so."""

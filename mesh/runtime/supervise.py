@@ -10,7 +10,27 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Coroutine
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
+
+Result = TypeVar("Result")
+
+
+async def carry_through(work: Coroutine[Any, Any, Result], limit_s: float) -> Result:
+    """Await `work` to its end even if the caller is cancelled meanwhile; the cancellation is raised after it.
+
+    For what must not stop half-way, such as taking back a deployment. Raises `TimeoutError` after `limit_s`.
+    """
+    running = asyncio.gather(asyncio.wait_for(work, limit_s))
+    interruption: asyncio.CancelledError | None = None
+    while not running.done():
+        try:
+            await asyncio.wait({running})  # does not cancel what it waits for
+        except asyncio.CancelledError as error:
+            interruption = error
+    if interruption is not None:
+        running.exception()  # seen: the cancellation goes first
+        raise interruption
+    return running.result()[0]
 
 
 class Supervisor:

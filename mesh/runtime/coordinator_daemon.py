@@ -1,0 +1,86 @@
+"""The coordinator daemon: one fleet view kept warm, served over gRPC and announced.
+
+It keeps no state that the nodes do not have, only its identity: killed and started again, it answers
+as before. It owns its discovery: what it watches nodes with is what it announces itself with.
+On stop: refuse new work, undo what is half done, say goodbye, close.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from mesh import __version__
+from mesh.discovery.contract import Advertisement, Discovery
+from mesh.runtime.coordinator import Coordinator
+from mesh.runtime.coordinator_service import CoordinatorService
+from mesh.runtime.fleet import open_fleet
+from mesh.runtime.supervise import Supervisor
+from mesh.storage.folder import DataFolder
+from mesh.storage.identity import Identity, load_identity
+from mesh.wire.convert_coordinator import CoordinatorIdentity
+from mesh.wire.coordinator_server import CoordinatorServer
+
+API_VERSION = "1"
+"""Of `mesh.v1`, as nodes announce it."""
+
+FOLDER = "coordinator"
+"""Inside the data folder: a node and a coordinator may be given the same one, and are two identities."""
+
+SERVER_GRACE_S = 1.0
+"""For calls that are answered while the server stops."""
+
+
+@dataclass(frozen=True, slots=True)
+class CoordinatorSettings:
+    data_dir: Path
+    listen: str
+    """"host:port"; port 0 lets the system choose."""
+    name: str | None = None
+    settles: bool = True
+    """False where discovery knows everyone at once (seeds only)."""
+
+
+@dataclass(frozen=True, slots=True)
+class CoordinatorReady:
+    """Told once, when the daemon listens."""
+
+    identity: Identity
+    address: str
+
+
+class CoordinatorDaemon:
+    """`discovery` is handed in and entered by `run`."""
+
+    def __init__(self, settings: CoordinatorSettings, discovery: Discovery) -> None:
+        self._settings = settings
+        self._discovery = discovery
+
+    async def run(self, stop: asyncio.Event, on_ready: Callable[[CoordinatorReady], None]) -> None:
+        """Run until `stop` is set. Raises `StorageError`, `ListenError`, `MissingExtra` before `on_ready`."""
+        with DataFolder.open(self._settings.data_dir / FOLDER) as folder:
+            identity = load_identity(folder, self._settings.name)
+            async with contextlib.AsyncExitStack() as stack:
+                tasks = await stack.enter_async_context(Supervisor())
+                opening = open_fleet(self._discovery, tasks, settles=self._settings.settles)
+                fleet = await stack.enter_async_context(opening)
+                told = CoordinatorIdentity(identity.node_id, identity.name, __version__)
+                service = CoordinatorService(Coordinator(fleet), told, tasks)
+                server = CoordinatorServer(service)
+                address = await server.start(self._settings.listen)
+                # Left in reverse: first the work, which still needs its caller and the nodes, then the server.
+                stack.push_async_callback(server.stop, SERVER_GRACE_S)
+                stack.push_async_callback(service.stop)
+                await self._discovery.advertise(_advertisement(identity, address))
+                on_ready(CoordinatorReady(identity, address))
+                await stop.wait()
+
+
+def _advertisement(identity: Identity, address: str) -> Advertisement:
+    host, _, port = address.rpartition(":")
+    addresses = () if host in ("0.0.0.0", "[::]") else (host.strip("[]"),)  # noqa: S104 - compared, not bound
+    properties = {"api": API_VERSION, "ver": __version__}
+    return Advertisement(identity.node_id, identity.name, "coordinator", int(port), addresses, properties)
