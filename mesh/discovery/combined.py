@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Sequence
-from typing import Any
 
 from mesh.core.fleet import Peer
 from mesh.discovery.contract import Advertisement, Discovery, DiscoveryEvent, PeerSeen
@@ -36,8 +35,9 @@ class CombinedDiscovery:
             self._stack = stack.pop_all()
         return self
 
-    async def __aexit__(self, *exc_info: Any) -> None:
-        await self._stack.__aexit__(*exc_info)
+    async def __aexit__(self, *exc_info: object) -> None:
+        # Without the exception: it is the caller's, and the task group here would wrap it.
+        await self._stack.aclose()
 
     async def advertise(self, advertisement: Advertisement) -> None:
         for member in self._members:

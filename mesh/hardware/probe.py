@@ -15,6 +15,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -30,6 +31,9 @@ DEFAULT_TIMEOUT_SECONDS = 60.0
 
 MAX_PROVIDERS = 32
 """More than ONNX Runtime knows; bounds how often the child is started again after a crash."""
+
+STOP_POLL_SECONDS = 0.1
+"""How often a running probe looks whether it is to stop."""
 
 MAX_OUTPUT_CHARACTERS = 1 << 20
 MAX_DETAIL_CHARACTERS = 300
@@ -153,18 +157,22 @@ def describe_end(returncode: int | None) -> str:
     return _SIGNAL_WORDS.get(number, number.name)
 
 
-def run_probe(timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS) -> ProbeResult:
+def run_probe(timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS, stop: threading.Event | None = None) -> ProbeResult:
     """Probe in a child process and wait for it, `timeout_seconds` at most; blocks, for a thread.
+
+    Setting `stop` ends the child and this call within `STOP_POLL_SECONDS`: a daemon that shuts down while
+    it measures must not wait for the thread.
 
     Never raises for what the child does: crashes and time-outs become providers that are not usable.
     After a crash the rest of the providers is tried in a new child.
     """
     deadline = time.monotonic() + timeout_seconds
-    result = _run_once(probe_command(), deadline)
+    stop = stop if stop is not None else threading.Event()
+    result = _run_once(probe_command(), deadline, stop)
     for _ in range(MAX_PROVIDERS):
-        if not result.untried or time.monotonic() >= deadline:
+        if not result.untried or time.monotonic() >= deadline or stop.is_set():
             break
-        again = _run_once(probe_command(only=result.untried, measure=False), deadline)
+        again = _run_once(probe_command(only=result.untried, measure=False), deadline, stop)
         known = {provider.name: provider for provider in (*again.providers, *result.providers)}
         # A child that does not even reach the first of them would be started for ever.
         untried = again.untried if set(again.untried) < set(result.untried) else ()
@@ -172,20 +180,23 @@ def run_probe(timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS) -> ProbeResult:
     return result
 
 
-def _run_once(command: Sequence[str], deadline: float) -> ProbeResult:
-    timeout_seconds = max(0.1, deadline - time.monotonic())
-    try:
-        done = subprocess.run(  # noqa: S603 - our own interpreter and program
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            timeout=timeout_seconds,
-            check=False,
-        )
-    except subprocess.TimeoutExpired as error:  # `run` has killed and reaped the child
-        return parse_probe((error.stdout or b"").decode("utf-8", "replace"), None)
-    return parse_probe(done.stdout.decode("utf-8", "replace"), done.returncode)
+def _run_once(command: Sequence[str], deadline: float, stop: threading.Event) -> ProbeResult:
+    with subprocess.Popen(  # noqa: S603 - our own interpreter and program
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    ) as child:
+        try:
+            while True:
+                try:
+                    output, _ = child.communicate(timeout=STOP_POLL_SECONDS)
+                except subprocess.TimeoutExpired:
+                    if time.monotonic() < deadline and not stop.is_set():
+                        continue
+                    child.kill()
+                    output, _ = child.communicate()
+                    return parse_probe(output.decode("utf-8", "replace"), None)
+                return parse_probe(output.decode("utf-8", "replace"), child.returncode)
+        finally:
+            child.kill()  # does nothing to one that has ended
 
 
 def _facts(stdout: str) -> list[dict[str, object]]:

@@ -95,6 +95,25 @@ async def test_a_member_that_cannot_start_is_told_and_the_others_are_left() -> N
     assert good.entered == 0
 
 
+async def test_a_member_that_fails_later_ends_the_whole_with_its_error() -> None:
+    class FailingDiscovery(RosterDiscovery):
+        def watch(self) -> AsyncIterator[DiscoveryEvent]:
+            return self
+
+        def __aiter__(self) -> FailingDiscovery:
+            return self
+
+        async def __anext__(self) -> DiscoveryEvent:
+            raise OSError("network gone")
+
+    good = RosterDiscovery()
+    with pytest.raises(ExceptionGroup) as failed:
+        async with CombinedDiscovery([good, FailingDiscovery()]):
+            await asyncio.sleep(5)
+    assert failed.group_contains(OSError, match="network gone")
+    assert good.entered == 0
+
+
 async def test_a_slow_watcher_gets_the_latest_state_only() -> None:
     roster = Roster()
     events = roster.watch()

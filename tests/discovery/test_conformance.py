@@ -62,11 +62,18 @@ class Watcher:
         return known
 
 
-@pytest.fixture(params=["memory", pytest.param("mdns", marks=pytest.mark.network)])
+IMPLEMENTATIONS = [
+    ["memory"],
+    ["static", "memory"],
+    pytest.param(["mdns"], marks=pytest.mark.network),
+]
+
+
+@pytest.fixture(params=IMPLEMENTATIONS, ids="+".join)
 def make(request: pytest.FixtureRequest) -> Make:
     """Makes discoveries that share a network: one process's memory, or mDNS on loopback."""
     settings = DiscoverySettings(interfaces=("127.0.0.1",), network=MemoryNetwork())
-    return lambda: make_discovery([request.param], settings)
+    return lambda: make_discovery(request.param, settings)
 
 
 async def test_three_daemons_and_a_browser_see_each_other(make: Make) -> None:
@@ -154,6 +161,18 @@ async def test_a_node_and_a_coordinator_of_one_identity_are_two_peers(make: Make
         peers = await Watcher(browser.watch()).until(lambda peers: len(peers) == 2)
         assert peers.keys() == {"board-13/node", "board-13/coordinator"}
         await Watcher(node.watch()).until(lambda peers: peers.keys() == {"board-13/coordinator"})
+
+
+async def test_an_error_and_a_cancellation_of_the_user_pass_through_as_they_are(make: Make) -> None:
+    with pytest.raises(ValueError, match="mine"):
+        async with make() as discovery:
+            await discovery.advertise(advert(14))
+            raise ValueError("mine")
+    async with asyncio.timeout(WAIT_SECONDS):
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.05), make() as discovery:
+                async for _ in discovery.watch():
+                    pass
 
 
 async def test_static_seeds_are_told_once_and_stay() -> None:

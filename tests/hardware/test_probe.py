@@ -6,8 +6,10 @@ import platform
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import onnxruntime
@@ -156,6 +158,15 @@ def test_a_hang_is_ended_in_time_and_the_child_is_reaped(monkeypatch: pytest.Mon
     result = run_probe(0.5)
     assert time.monotonic() - start < 10
     assert result.providers == (Provider(CPU_PROVIDER, False, "no answer in time"),)
+
+
+def test_a_probe_can_be_stopped_from_another_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_child(monkeypatch, "import time; time.sleep(600)")
+    stop = threading.Event()
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(run_probe, 60, stop)
+        stop.set()
+        assert running.result(timeout=10).gflops == 0
 
 
 def test_a_provider_that_crashes_costs_only_itself(monkeypatch: pytest.MonkeyPatch) -> None:
