@@ -188,10 +188,9 @@ class Grouping:
             for follower in consumers.get(name, []):
                 if follower not in heap and len(heap) <= 4 * MAX_PATTERN:
                     heapq.heappush(heap, follower)
-            if name in self._wiring.outputs:
-                break
             inside = set(taken)
-            still = [m for m in made if any(c not in inside for c in consumers.get(m, []))]
+            shown = self._wiring.outputs
+            still = [m for m in made if m in shown or any(c not in inside for c in consumers.get(m, []))]
             if still == [name] and len(taken) > 1:
                 snapshots.append((len(taken), frozenset(c for c in first if c not in inside)))
         chosen = set(taken)
