@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from mesh import __version__
+from mesh.discovery.interfaces import interfaces_to_browse
 from nodes.options import (
     CoordinatorOption,
     InterfaceOption,
@@ -116,6 +117,29 @@ def node(
         data_dir or default_data_dir("node"), where, name, content_capacity_bytes=content_mib << 20, threads=threads
     )
     run_node(settings, discovery_for(where, interface or (), peer or (), mdns), insecure, exit_with_parent, as_json)
+
+
+@app.command()
+@command
+def coordinator(
+    data_dir: DataDirOption = None,
+    listen: ListenOption = None,
+    interface: InterfaceOption = None,
+    peer: PeerOption = None,
+    mdns: MdnsOption = True,
+    name: Annotated[str | None, typer.Option("--name", help="How people call it; default: from the host name.")] = None,
+    insecure: InsecureOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Run a coordinator in the foreground: plans for everyone, so that clients need no planning packages."""
+    from mesh.runtime.coordinator_daemon import CoordinatorSettings
+    from nodes.daemon import COORDINATOR_PORT, check_listen, discovery_for, run_coordinator
+
+    where = check_listen(listen, COORDINATOR_PORT, insecure)
+    settings = CoordinatorSettings(data_dir or default_data_dir("coordinator"), where, name, settles=mdns)
+    # It looks for nodes on every network, also where it lets nobody but this machine call it.
+    interfaces = interface or (interfaces_to_browse() if mdns else ())
+    run_coordinator(settings, discovery_for(where, interfaces, peer or (), mdns), insecure, as_json)
 
 
 @app.command("nodes")

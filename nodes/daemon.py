@@ -13,6 +13,7 @@ from pathlib import Path
 from mesh.discovery import DiscoverySettings, make_discovery
 from mesh.discovery.contract import Discovery
 from mesh.errors import UsageError
+from mesh.runtime.coordinator_daemon import CoordinatorDaemon, CoordinatorReady, CoordinatorSettings
 from mesh.runtime.node import Node, NodeReady, NodeSettings
 from nodes.output import say
 
@@ -66,23 +67,40 @@ def run_node(
     """Run until SIGTERM or SIGINT (or, if wanted, until the parent is gone), then drain."""
 
     async def main() -> None:
-        stop = asyncio.Event()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            asyncio.get_running_loop().add_signal_handler(number, stop.set)
+        stop = stop_on_signals()
         if exit_with_parent:
             # The parent holds the other end and writes nothing: readable means closed.
             asyncio.get_running_loop().add_reader(sys.stdin.fileno(), stop.set)
         await Node(settings, discovery).run(
-            stop, lambda ready: announce(ready, settings.data_dir, is_insecure, as_json)
+            stop, lambda ready: announce("node", ready, settings.data_dir, is_insecure, as_json)
         )
 
     asyncio.run(main())
 
 
-def announce(ready: NodeReady, data_dir: Path, is_insecure: bool, as_json: bool) -> None:
+def run_coordinator(settings: CoordinatorSettings, discovery: Discovery, is_insecure: bool, as_json: bool) -> None:
+    """Run until SIGTERM or SIGINT. Streams go on without it."""
+
+    async def main() -> None:
+        daemon = CoordinatorDaemon(settings, discovery)
+        await daemon.run(
+            stop_on_signals(), lambda ready: announce("coordinator", ready, settings.data_dir, is_insecure, as_json)
+        )
+
+    asyncio.run(main())
+
+
+def stop_on_signals() -> asyncio.Event:
+    stop = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    return stop
+
+
+def announce(role: str, ready: NodeReady | CoordinatorReady, data_dir: Path, is_insecure: bool, as_json: bool) -> None:
     if as_json:
         document = {"id": ready.identity.node_id, "name": ready.identity.name, "address": ready.address}
         print(json.dumps(document), flush=True)
-    say(f"node {ready.identity.name} ({ready.identity.node_id[:8]}) listens on {ready.address}, data in {data_dir}")
+    say(f"{role} {ready.identity.name} ({ready.identity.node_id[:8]}) listens on {ready.address}, data in {data_dir}")
     if is_insecure:
-        say("warning: --insecure: anyone who reaches this address can run models here and read what they compute")
+        say(f"warning: --insecure: anyone who reaches this address can use this {role} and read what passes through it")

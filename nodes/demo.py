@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import importlib
 import sys
 import tempfile
 import time
@@ -48,9 +49,12 @@ def run_demo(nodes: int, rate_hz: float | None, as_json: bool) -> None:
 
 async def _demo(count: int, schedule: RateSchedule | None, as_json: bool) -> dict[str, Any]:
     try:
-        import mesh.runtime.deploying
+        importlib.import_module("mesh.runtime.deploying")
     except ImportError as error:
-        raise MissingExtra(f"the demo needs the package {error.name!r}", hint="pip install 'infermesh[all]'") from None
+        raise MissingExtra(
+            f"the demo needs the package {error.name!r}",
+            hint="install the extra infermesh[all]: pip install '.[all]' in a clone",
+        ) from None
     with tempfile.TemporaryDirectory(prefix="infermesh-demo-") as folder:
         say(f"starting {count} node daemons on this machine")
         async with local_nodes(count, Path(folder), extra=("--threads", "1")) as nodes:

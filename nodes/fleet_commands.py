@@ -49,7 +49,8 @@ def read_plan(path: Path, model: bytes) -> Plan:
         from mesh.planning.document import plan_from_json
     except ImportError as error:
         raise MissingExtra(
-            f"a plan file needs the package {error.name!r}", hint="pip install 'infermesh[coordinator]'"
+            f"a plan file needs the package {error.name!r}",
+            hint="install the extra infermesh[coordinator]: pip install '.[coordinator]' in a clone",
         ) from None
     return plan_from_json(document, summarise(read_model_bytes(model)))
 

@@ -28,7 +28,8 @@ def load(path: Path) -> tuple[SourceModel, Graph]:
         from mesh.model.summarise import summarise
     except ImportError as error:
         raise MissingExtra(
-            f"reading models needs the package {error.name!r}", hint="pip install 'infermesh[coordinator]'"
+            f"reading models needs the package {error.name!r}",
+            hint="install the extra infermesh[coordinator]: pip install '.[coordinator]' in a clone",
         ) from None
     model = read_model(path)
     return model, summarise(model)

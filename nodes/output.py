@@ -65,7 +65,8 @@ def run_async(work: Coroutine[Any, Any, Value]) -> Value:
     """Run a command's coroutine; Ctrl-C and SIGTERM cancel it, so that everything is closed in order."""
 
     async def main() -> Value:
-        task = asyncio.ensure_future(work)
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101 - this is a coroutine
         loop = asyncio.get_running_loop()
         interrupted = False
 
@@ -77,7 +78,7 @@ def run_async(work: Coroutine[Any, Any, Value]) -> Value:
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, interrupt)
         try:
-            return await task
+            return await work
         except asyncio.CancelledError:
             if interrupted:
                 raise KeyboardInterrupt from None

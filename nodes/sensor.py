@@ -44,7 +44,9 @@ def read_feeds(path: Path, inputs: Sequence[TensorSpec]) -> tuple[list[dict[str,
     try:
         import numpy as np
     except ImportError:
-        raise MissingExtra("reading .npz needs NumPy", hint="pip install 'infermesh[numpy]'") from None
+        raise MissingExtra(
+            "reading .npz needs NumPy", hint="install the extra infermesh[numpy]: pip install '.[numpy]' in a clone"
+        ) from None
     try:
         with np.load(path, allow_pickle=False) as archive:
             if not hasattr(archive, "files"):

@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import inspect
 import os
-from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -23,9 +23,9 @@ from mesh.core.report import DeploymentReport, NodeView
 from mesh.core.tensor import Tensor, TensorSpec
 from mesh.discovery import DiscoverySettings, make_discovery
 from mesh.errors import MeshError, MissingExtra, NotFound, RunFailed, TensorMismatch
-from mesh.runtime.coordinator import Coordinator
-from mesh.runtime.fleet import Fleet, open_fleet
+from mesh.runtime.coordinator import CoordinatorPort
 from mesh.runtime.frame_stream import Answer, FrameStream, StreamOptions
+from mesh.runtime.locate import ENVIRONMENT, open_coordinator
 from mesh.runtime.supervise import Supervisor
 
 if TYPE_CHECKING:
@@ -33,6 +33,10 @@ if TYPE_CHECKING:
 
 Feeds = Mapping[str, Any] | Sequence[Any] | Any
 """Values by input name, in input order, or the single input's value: `Tensor`s or NumPy arrays."""
+
+
+def _be_quiet(line: str) -> None:
+    """Nobody asked for progress."""
 
 
 class Result(Mapping[str, Any]):
@@ -194,12 +198,14 @@ class Mesh:
         mdns: bool = True,
         coordinator: str | None = None,
         only: frozenset[NodeId] | None = None,
+        warn: Callable[[str], None] = _be_quiet,
     ) -> None:
         self._peers = tuple(peers)
         self._interfaces = tuple(interfaces)
         self._mdns = mdns
-        self._coordinator_address = coordinator or os.environ.get("MESH_COORDINATOR") or None
+        self._coordinator_address = coordinator
         self._only = only
+        self._warn = warn
         self._stack = contextlib.AsyncExitStack()
         self.tasks = Supervisor()
 
@@ -208,9 +214,16 @@ class Mesh:
         discovery = make_discovery(names, DiscoverySettings(self._interfaces, self._peers))
         async with contextlib.AsyncExitStack() as stack:
             await stack.enter_async_context(self.tasks)
-            opening = open_fleet(discovery, self.tasks, settles=self._mdns, only=self._only)
-            self._fleet: Fleet = await stack.enter_async_context(opening)
-            self._coordinator = Coordinator(self._fleet)
+            opening = open_coordinator(
+                discovery,
+                self.tasks,
+                settles=self._mdns,
+                argument=self._coordinator_address,
+                environment=os.environ.get(ENVIRONMENT),
+                warn=self._warn,
+                only=self._only,
+            )
+            self._located = await stack.enter_async_context(opening)
             self._stack = stack.pop_all()
         return self
 
@@ -220,12 +233,13 @@ class Mesh:
         await self._stack.__aexit__(kind, error, trace)
 
     @property
-    def coordinator(self) -> Coordinator:
-        return self._coordinator
+    def coordinator(self) -> CoordinatorPort:
+        """Whoever plans: a daemon that was named or found, else this process."""
+        return self._located.port
 
     async def nodes(self) -> list[NodeView]:
         """Everyone who was announced, and whether they answer."""
-        return await self._coordinator.list_nodes()
+        return await self.coordinator.list_nodes()
 
     async def deploy(
         self,
@@ -239,22 +253,22 @@ class Mesh:
         data = await asyncio.to_thread(read_model_file, Path(path))
         options = PlanOptions(objective=Objective(objective), stages=stages)
         chosen = name or make_name(Path(path).stem, "model")
-        return Model(self, await self._coordinator.deploy(data, chosen, options, _be_quiet))
+        return Model(self, await self.coordinator.deploy(data, chosen, options, _be_quiet))
 
     async def model(self, name: str) -> Model:
         """A model that is deployed already; raises `DeploymentNotFound`."""
-        return Model(self, await self._coordinator.resolve(name))
+        return Model(self, await self.coordinator.resolve(name))
 
     async def status(self, name: str = "") -> list[DeploymentReport]:
-        return await self._coordinator.status(name)
+        return await self.coordinator.status(name)
 
     async def undeploy(self, name: str) -> None:
-        await self._coordinator.undeploy(name)
+        await self.coordinator.undeploy(name)
 
     @contextlib.asynccontextmanager
     async def open_stream(self, deployment: Deployment, options: StreamOptions) -> AsyncIterator[FrameStream]:
         """A raw stream of frames; closed when the block ends."""
-        stream = FrameStream(deployment, options, self._fleet.client, self.tasks)
+        stream = FrameStream(deployment, options, self._located.fleet.client, self.tasks)
         try:
             await stream.open()
             yield stream
@@ -335,7 +349,10 @@ def _arrays() -> ModuleType:
     try:
         from mesh import arrays
     except ImportError:
-        raise MissingExtra("NumPy is not installed", hint="pip install 'infermesh[numpy]', or give Tensors") from None
+        raise MissingExtra(
+            "NumPy is not installed",
+            hint="install the extra infermesh[numpy]: pip install '.[numpy]' in a clone, or give Tensors",
+        ) from None
     return arrays
 
 
@@ -352,7 +369,3 @@ async def _iterate(frames: Iterable[Feeds] | AsyncIterable[Feeds]) -> AsyncItera
 
 
 _END = object()
-
-
-def _be_quiet(line: str) -> None:
-    """Nobody asked for progress."""

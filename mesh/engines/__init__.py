@@ -18,7 +18,8 @@ def _make_onnx_runtime() -> Engine:
         if error.name != "numpy":
             raise
         raise MissingExtra(
-            "NumPy is not installed, and this device is to run models", hint="pip install 'infermesh[node]'"
+            "NumPy is not installed, and this device is to run models",
+            hint="install the extra infermesh[node]: pip install '.[node]' in a clone",
         ) from error
     return OnnxRuntimeEngine()
 

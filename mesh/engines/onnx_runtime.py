@@ -82,7 +82,7 @@ def _import_runtime() -> Any:
     except ModuleNotFoundError as error:
         raise MissingExtra(
             "onnxruntime is not installed, and this device is to run models",
-            hint="pip install 'infermesh[node]'",
+            hint="install the extra infermesh[node]: pip install '.[node]' in a clone",
         ) from error
     except ImportError as error:
         raise LoadFailed(f"onnxruntime is installed, but cannot be imported: {_first_line(error)}") from error

@@ -25,6 +25,7 @@ from mesh.model.traverse import (
     initialiser_names,
     model_tensors,
     names_read,
+    texts,
 )
 
 KNOWN_DOMAINS = frozenset(
@@ -94,6 +95,19 @@ def _check_opsets(opsets: Iterable[onnx.OperatorSetIdProto], where: str) -> None
                 f"{where} needs operator set {shown!r} {opset.version}; the newest known is {newest_opset(domain)}",
                 hint="export the model for an older operator set, or upgrade onnx and onnxruntime",
             )
+
+
+def check_text(model: onnx.ModelProto) -> None:
+    """Refuse names that are not UTF-8, which protobuf lets through and fails on later."""
+    for holder, fields in texts(model):
+        for field in fields:
+            try:
+                value = getattr(holder, field)
+                fine = isinstance(value, str) or all(isinstance(item, str) for item in value)
+            except UnicodeDecodeError:
+                fine = False
+            if not fine:
+                raise ModelUnreadable(f"not a valid ONNX model: a {field} is not UTF-8 text")
 
 
 def check_tensors(model: onnx.ModelProto) -> None:

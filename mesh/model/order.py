@@ -16,6 +16,9 @@ from itertools import accumulate
 MAX_REORDERED_GROUPS = 3000
 """Larger graphs keep the order of the file; the greedy search looks at every ready group at each step."""
 
+MAX_CONSIDERED = 64
+"""Ready groups that the greedy search looks at, the latest ones: thousands of equal branches need no thousand looks."""
+
 SCORED_STAGES = (2, 4)
 SCORED_TENSORS = (1, 2, 3, 6)
 """Balance is scored for these numbers of stages and of tensors across a cut."""
@@ -115,7 +118,7 @@ def _greedy(
             freed = sum(sizes.get(name, 1) for name in units[index].reads if left[name] == 1)
             return made - freed, -recency[index], index
 
-        chosen = min(ready, key=growth)
+        chosen = min(ready[-MAX_CONSIDERED:], key=growth)
         ready.remove(chosen)
         order.append(chosen)
         for name in units[chosen].reads:

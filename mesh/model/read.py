@@ -57,8 +57,7 @@ def read_model(path: Path) -> SourceModel:
     """
     data = _read_file(path)
     model = _parse(data, str(path))
-    check.check_header(model)
-    check.check_tensors(model)
+    _check_parts(model)
     external = external_tensors(model_tensors(model))
     try:
         inline_external(external, path.parent, len(data))
@@ -72,8 +71,7 @@ def read_model_bytes(data: bytes) -> SourceModel:
     if len(data) > MAX_MODEL_BYTES:
         raise ModelUnsupported(f"the model is over 2 GB ({len(data)} bytes), which is not supported for now")
     model = _parse(data, "the model")
-    check.check_header(model)
-    check.check_tensors(model)
+    _check_parts(model)
     external = external_tensors(model_tensors(model))
     if external:
         raise ExternalDataRefused(
@@ -113,6 +111,12 @@ def _parse(data: bytes, what: str) -> onnx.ModelProto:
     except DecodeError as error:
         raise ModelUnreadable(f"{what} is not an ONNX model, or is cut off: {error}") from error
     return model
+
+
+def _check_parts(model: onnx.ModelProto) -> None:
+    check.check_text(model)
+    check.check_header(model)
+    check.check_tensors(model)
 
 
 def _finish(model: onnx.ModelProto, data: bytes | None) -> SourceModel:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 import onnx
+from google.protobuf.message import Message
 
 FunctionKey = tuple[str, str, str]
 """Domain ("" for ONNX's own), operator name, overload."""
@@ -123,3 +124,41 @@ def model_tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
     for training in model.training_info:
         yield from graph_tensors(training.initialization)
         yield from graph_tensors(training.algorithm)
+
+
+def texts(model: onnx.ModelProto) -> Iterator[tuple[Message, tuple[str, ...]]]:
+    """Every message whose text is read later, with the names of its text fields."""
+    for opset in model.opset_import:
+        yield opset, ("domain",)
+    for entry in model.metadata_props:
+        yield entry, ("key",)
+    for function in model.functions:
+        yield function, ("name", "domain", "overload", "input", "output", "attribute")
+        yield from _node_texts(function.node)
+        for opset in function.opset_import:
+            yield opset, ("domain",)
+    yield from _graph_texts(model.graph)
+    for tensor in model_tensors(model):
+        yield tensor, ("name",)
+        for item in tensor.external_data:
+            yield item, ("key", "value")
+
+
+def _graph_texts(graph: onnx.GraphProto) -> Iterator[tuple[Message, tuple[str, ...]]]:
+    yield graph, ("name",)
+    for value in (*graph.input, *graph.output, *graph.value_info):
+        yield value, ("name",)
+        for dim in value.type.tensor_type.shape.dim:
+            yield dim, ("dim_param",)
+    for note in graph.quantization_annotation:
+        yield note, ("tensor_name",)
+    yield from _node_texts(graph.node)
+
+
+def _node_texts(nodes: Iterable[onnx.NodeProto]) -> Iterator[tuple[Message, tuple[str, ...]]]:
+    for node in nodes:
+        yield node, ("name", "op_type", "domain", "overload", "input", "output")
+        for attribute in node.attribute:
+            yield attribute, ("name",)
+        for body in bodies_of(node):
+            yield from _graph_texts(body)

@@ -78,6 +78,14 @@ class Coordinator:
             raise NoNodes("no node answers", hint=NO_NODES_HINT)
         return found
 
+    async def _answered_about(self, name: str) -> list[Answered]:
+        """As `answered`; if none of them holds `name`, only after everyone has had the time to answer."""
+        nodes = await self._fleet.answered()
+        if not nodes or (name and not _generations(nodes, name)):
+            await self._fleet.settle(patiently=True)
+            nodes = await self.answered()
+        return nodes
+
     async def plan(self, model: bytes, options: PlanOptions, progress: Progress) -> Plan:
         deploying = _load_deploying()
         async with self._turn(progress):
@@ -122,7 +130,7 @@ class Coordinator:
         """The newest generation of each deployment; raises `DeploymentNotFound` where `name` is none."""
         if name:
             check_name(name, "deployment")
-        nodes = await self.answered()
+        nodes = await self._answered_about(name)
         names = sorted({report.deployment.name for node in nodes for report in node.deployments})
         if name and name not in names:
             raise DeploymentNotFound(f"there is no deployment {name!r}", hint=_known(names))
@@ -136,7 +144,7 @@ class Coordinator:
 
     async def undeploy(self, name: str) -> None:
         check_name(name, "deployment")
-        nodes = await self.answered()
+        nodes = await self._answered_about(name)
         generations = _generations(nodes, name)
         if not generations:
             names = sorted({report.deployment.name for node in nodes for report in node.deployments})
@@ -160,7 +168,8 @@ def _load_deploying() -> ModuleType:
     except ImportError as error:
         raise MissingExtra(
             f"planning needs the package {error.name!r}, which is not installed here",
-            hint="pip install 'infermesh[coordinator]', or name a running coordinator with --coordinator HOST:PORT",
+            hint="install the extra infermesh[coordinator]: pip install '.[coordinator]' in a clone, "
+            "or name a running coordinator with --coordinator HOST:PORT",
         ) from None
     return deploying
 
@@ -209,6 +218,9 @@ def _merge(nodes: Sequence[Answered], name: str) -> DeploymentReport:
             reasons.append(f"node {device[:8]} at {deployment.addresses[device]} does not answer")
         elif not held:
             reasons.append(f"node {node.view.capabilities.name} no longer holds its stage")
+        elif node.view.address != deployment.addresses[device]:
+            moved = f"{deployment.addresses[device]} to {node.view.address}"
+            reasons.append(f"node {node.view.capabilities.name} has moved from {moved}; deploy the model again")
     reasons.extend(report.reason for report in reports if report.reason)
     states = [DeploymentState(report.state) for report in reports]
     state = DeploymentState.FAILED if reasons else min(states, key=STATE_ORDER.index)

@@ -22,7 +22,7 @@ from mesh.errors import MeshError, NodeLost
 from mesh.runtime.supervise import Supervisor
 from mesh.wire.channel import NodeClient
 
-SETTLE_LEAST_S = 1.0
+SETTLE_LEAST_S = 1.2
 """mDNS answers arrive within a second of the question on a healthy LAN."""
 
 SETTLE_QUIET_S = 0.5
@@ -92,13 +92,17 @@ class Fleet:
         """Peers of which only an address is known: nodes or coordinators."""
         return [peer for peer in self._peers.values() if not peer.role]
 
-    async def settle(self, enough: Callable[[], bool] | None = None) -> None:
-        """Give discovery the time it needs; returns at once when that has passed, or `enough()` says so."""
+    async def settle(self, enough: Callable[[], bool] | None = None, *, patiently: bool = False) -> None:
+        """Give discovery the time it needs; returns at once when that has passed, or `enough()` says so.
+
+        `patiently`: as long as anyone may still answer; for before saying that something is not there.
+        """
         if not self._settles:
             await asyncio.sleep(0)  # let the watcher take what is known
         while self._settles and not (enough is not None and enough()):
             now = time.monotonic()
-            if self._peers and now - self._began >= SETTLE_LEAST_S and now - self._newcomer_at >= SETTLE_QUIET_S:
+            is_quiet = now - self._began >= SETTLE_LEAST_S and now - self._newcomer_at >= SETTLE_QUIET_S
+            if self._peers and is_quiet and not patiently:
                 return
             if now - self._began >= SETTLE_MOST_S:
                 return

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -130,7 +131,11 @@ class Node:
         return Advertisement(self._identity.node_id, self._identity.name, "node", int(port), addresses, properties)
 
     async def _measure(self) -> None:
-        self._probe = await asyncio.to_thread(run_probe)
+        given_up = threading.Event()
+        try:
+            self._probe = await asyncio.to_thread(run_probe, stop=given_up)
+        finally:
+            given_up.set()  # the child must not outlive a daemon that stops while it measures
         if self._state is NodeState.MEASURING:
             self._state = NodeState.READY
 

@@ -117,4 +117,7 @@ def load_private_key(pem: bytes, where: str) -> Ed25519PrivateKey:
 
 
 def _missing(error: ImportError) -> MissingExtra:
-    return MissingExtra(f"a node needs the package {error.name}", hint="pip install 'infermesh[node]'")
+    return MissingExtra(
+        f"a node needs the package {error.name}",
+        hint="install the extra infermesh[node]: pip install '.[node]' in a clone",
+    )

@@ -211,7 +211,10 @@ def open_npz(request: SinkRequest) -> Sink:
     try:
         import numpy  # noqa: F401 - needed at close; found missing now
     except ImportError as error:
-        raise MissingExtra("writing .npz files needs numpy", hint="pip install 'infermesh[numpy]'") from error
+        raise MissingExtra(
+            "writing .npz files needs numpy",
+            hint="install the extra infermesh[numpy]: pip install '.[numpy]' in a clone",
+        ) from error
     path = request.url.file
     try:
         replaceable = path.is_file() or not path.exists()

@@ -51,7 +51,9 @@ def import_numpy(what: str) -> Any:
     try:
         import numpy
     except ImportError as error:
-        raise MissingExtra(f"{what} needs numpy", hint="pip install 'infermesh[numpy]'") from error
+        raise MissingExtra(
+            f"{what} needs numpy", hint="install the extra infermesh[numpy]: pip install '.[numpy]' in a clone"
+        ) from error
     return numpy
 
 

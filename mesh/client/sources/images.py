@@ -87,7 +87,10 @@ def _import_pillow() -> tuple[Any, Any]:
     try:
         from PIL import Image, ImageOps
     except ImportError as error:
-        raise MissingExtra("reading images needs pillow", hint="pip install 'infermesh[images]'") from error
+        raise MissingExtra(
+            "reading images needs pillow",
+            hint="install the extra infermesh[images]: pip install '.[images]' in a clone",
+        ) from error
     return Image, ImageOps
 
 
