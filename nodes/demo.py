@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import importlib
 import sys
 import tempfile
 import time
@@ -17,7 +16,7 @@ from mesh.client.sources import RateSchedule
 from mesh.core.frame import Outcome
 from mesh.core.ids import NodeId
 from mesh.core.plan import PlanOptions
-from mesh.errors import MissingExtra, RunFailed
+from mesh.errors import RunFailed
 from nodes.local_mesh import LOOPBACK, LocalNode, local_nodes
 from nodes.output import print_json, run_async, say
 from nodes.sensor import Tally
@@ -48,13 +47,6 @@ def run_demo(nodes: int, rate_hz: float | None, as_json: bool) -> None:
 
 
 async def _demo(count: int, schedule: RateSchedule | None, as_json: bool) -> dict[str, Any]:
-    try:
-        importlib.import_module("mesh.runtime.deploying")
-    except ImportError as error:
-        raise MissingExtra(
-            f"the demo needs the package {error.name!r}",
-            hint="install the extra infermesh[all]: pip install '.[all]' in a clone",
-        ) from None
     with tempfile.TemporaryDirectory(prefix="infermesh-demo-") as folder:
         say(f"starting {count} node daemons on this machine")
         async with local_nodes(count, Path(folder), extra=("--threads", "1")) as nodes:

@@ -95,8 +95,6 @@ def judge_command(app: typer.Typer, words: list[str]) -> str:
 
 
 def test_commands_parse() -> None:
-    if not README.exists():
-        return
     from nodes.cli import app
 
     commands = [
@@ -108,8 +106,6 @@ def test_commands_parse() -> None:
 
 
 def test_scripts_exist() -> None:
-    if not README.exists():
-        return
     shown = {
         word.removeprefix("./")
         for block in find_blocks(README.read_text(), *SHELL_LANGUAGES)
@@ -177,8 +173,6 @@ def running_mesh(folder: Path) -> Iterator[str]:
 
 @pytest.mark.timeout(170)
 def test_python_blocks_run(tmp_path: Path) -> None:
-    if not README.exists():
-        return
     blocks = find_blocks(README.read_text(), "python")
     assert blocks, "README.md shows no Python"
     for name in ("digits.onnx", "digits_test.npz"):
