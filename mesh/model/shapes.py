@@ -149,9 +149,9 @@ def _loop_output(node: onnx.NodeProto, index: int, name: str, specs: dict[str, T
     A carried value ends as what it was before the first run or as what the body made of it: where
     both have one rank, the dimensions in which they agree hold. A scanned one is the body's, stacked.
     """
-    body = next(attribute.g for attribute in node.attribute if attribute.name == "body")
+    body = next((attribute.g for attribute in node.attribute if attribute.name == "body"), None)
     carried = len(node.input) - 2
-    if index + 1 >= len(body.output):
+    if body is None or index + 1 >= len(body.output):
         return None
     made = spec_of(body.output[index + 1])
     if made is None or made.shape is None:

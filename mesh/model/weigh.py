@@ -167,7 +167,7 @@ class Scales:
 
     def _recurrent_flops(self, node: onnx.NodeProto) -> int:
         steps = math.prod((self._input_shape(node, 0) or (1, 1))[:2])
-        return 2 * steps * (self.elements(node.input[1]) + self.elements(node.input[2]))
+        return 2 * steps * sum(self.elements(name) for name in node.input[1:3])
 
     def _einsum_flops(self, node: onnx.NodeProto) -> int:
         equation = next((a.s.decode(errors="replace") for a in node.attribute if a.name == "equation"), "")

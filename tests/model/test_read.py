@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import random
 import time
 from pathlib import Path
 
@@ -256,3 +257,32 @@ def test_every_carried_element_type_passes() -> None:
 
 def test_errors_are_model_errors() -> None:
     assert all(issubclass(error, ModelError) for _, error, _ in BAD_MODELS.values())
+
+
+def test_damaged_bytes_never_escape_the_error_tree() -> None:
+    """Flipped, removed and inserted bytes: either a model that can be cut, or an error of ours."""
+    rng = random.Random(11)
+    seeds = [make().SerializeToString() for make in ODD_MODELS.values()]
+    outcomes = {True: 0, False: 0}
+    for _ in range(600):
+        data = bytearray(rng.choice(seeds))
+        for _ in range(rng.choice((1, 1, 2, 4))):
+            place = rng.randrange(len(data))
+            if rng.random() < 0.6:
+                data[place] ^= 1 << rng.randrange(8)
+            elif rng.random() < 0.5:
+                del data[place : place + rng.randrange(1, 9)]
+            else:
+                data[place:place] = data[rng.randrange(len(data)) :][: rng.randrange(1, 9)]
+        try:
+            summarise(read_model_bytes(bytes(data)))
+            outcomes[True] += 1
+        except ModelError:
+            outcomes[False] += 1
+    assert min(outcomes.values()) > 50, outcomes
+
+
+def test_names_that_are_no_text_are_refused() -> None:
+    data = chain().SerializeToString().replace(b"matmul_0", b"matm\xff\xfe_0")
+    with pytest.raises(ModelUnreadable, match="UTF-8"):
+        read_model_bytes(data)
