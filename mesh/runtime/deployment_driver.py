@@ -24,12 +24,15 @@ from mesh.engines.contract import Engine, LoadOptions
 from mesh.errors import LoadFailed, MeshError, NotFound, Refused, Timeout
 from mesh.runtime.edge_sender import EdgeSender, Link
 from mesh.runtime.stage import Stage
-from mesh.runtime.supervise import Supervisor
+from mesh.runtime.supervise import Supervisor, carry_through
 from mesh.storage.content import ContentStore
 from mesh.storage.deployments import DeploymentStore
 
 MAX_HAPPENINGS = 50
 """Kept per deployment name for `mesh status`; older ones are forgotten."""
+
+APPLY_LIMIT_S = 60.0
+"""A change writes a few kilobytes to disk and may close an engine; an SD card that is worn out takes seconds."""
 
 DialEdge = Callable[[str], Link]
 """Opens an edge to the node at an address."""
@@ -163,7 +166,16 @@ class DeploymentDriver:
     # Deciding and performing ----------------------------------------------------------------------
 
     async def apply(self, event: machine.Event) -> None:
-        """One event; raises the machine's refusal, or a storage error that kept it from being taken."""
+        """One event; raises the machine's refusal, or a storage error that kept it from being taken.
+
+        Not stopped half-way where the caller goes away: state, disk and commands would no longer agree.
+        """
+        try:
+            await carry_through(self._apply(event), APPLY_LIMIT_S)
+        except TimeoutError:
+            raise Timeout(f"this node could not carry out a change within {APPLY_LIMIT_S:g} s") from None
+
+    async def _apply(self, event: machine.Event) -> None:
         async with self._applying:
             before = self._state
             self._state, commands = machine.step(before, event)
@@ -224,6 +236,9 @@ class DeploymentDriver:
         except MeshError as error:
             event = machine.ContentMissing(key, str(error))
         else:
+            if key not in self._state.records:  # removed meanwhile: nobody would release the pin
+                await asyncio.to_thread(self._content.unpin, sha256)
+                return
             self._pinned[key] = sha256
             event = machine.ContentFound(key)
         await self._report_outcome(key, event)
@@ -251,7 +266,10 @@ class DeploymentDriver:
         if key in self._restored:
             self._restored.discard(key)
             self.tell(key.name, f"generation {key.fence} was restored after a restart")
-            await self.apply(machine.ActivateAsked(key))
+            try:
+                await self.apply(machine.ActivateAsked(key))
+            except MeshError as error:  # it was removed, or the daemon stops, before it was loaded
+                self.tell(key.name, f"generation {key.fence} was not activated after the restart: {error}")
 
     def _edge_from(self, deployment: Deployment, index: int) -> EdgeSender | None:
         if index + 1 == len(deployment.plan.stages):

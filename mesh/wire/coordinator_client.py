@@ -24,8 +24,9 @@ from mesh.wire.door_checks import check_list, check_text
 from mesh.wire.model_upload import check_model_size, cut_upload
 from mesh.wire.status import translate_rpc_errors
 
-FLEET_TIMEOUT_S = 10.0
-"""For an answer that needs every node: 3 s until discovery has settled and 2 s for each of two questions."""
+FLEET_TIMEOUT_S = 15.0
+"""For an answer that needs every node: 3 s until discovery has settled, then 2 s for each of two questions, which are
+asked again where what is wanted was not found."""
 
 UNDEPLOY_TIMEOUT_S = 300.0
 """Each stage of each generation may take 10 s to finish what is in flight."""

@@ -55,7 +55,7 @@ def probe_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     result = ProbeResult(
         runtime_version="1", providers=(Provider("CPUExecutionProvider", True),), gflops=1.0, memory_gb_per_s=1.0
     )
-    monkeypatch.setattr(node_module, "run_probe", lambda *_: result)
+    monkeypatch.setattr(node_module, "run_probe", lambda stop: result)
 
 
 class Daemon(Protocol):
