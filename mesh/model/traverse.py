@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 import onnx
-from google.protobuf.message import Message
 
 FunctionKey = tuple[str, str, str]
 """Domain ("" for ONNX's own), operator name, overload."""
@@ -126,7 +125,7 @@ def model_tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
         yield from graph_tensors(training.algorithm)
 
 
-def texts(model: onnx.ModelProto) -> Iterator[tuple[Message, tuple[str, ...]]]:
+def texts(model: onnx.ModelProto) -> Iterator[tuple[object, tuple[str, ...]]]:
     """Every message whose text is read later, with the names of its text fields."""
     for opset in model.opset_import:
         yield opset, ("domain",)
@@ -144,7 +143,7 @@ def texts(model: onnx.ModelProto) -> Iterator[tuple[Message, tuple[str, ...]]]:
             yield item, ("key", "value")
 
 
-def _graph_texts(graph: onnx.GraphProto) -> Iterator[tuple[Message, tuple[str, ...]]]:
+def _graph_texts(graph: onnx.GraphProto) -> Iterator[tuple[object, tuple[str, ...]]]:
     yield graph, ("name",)
     for value in (*graph.input, *graph.output, *graph.value_info):
         yield value, ("name",)
@@ -155,7 +154,7 @@ def _graph_texts(graph: onnx.GraphProto) -> Iterator[tuple[Message, tuple[str, .
     yield from _node_texts(graph.node)
 
 
-def _node_texts(nodes: Iterable[onnx.NodeProto]) -> Iterator[tuple[Message, tuple[str, ...]]]:
+def _node_texts(nodes: Iterable[onnx.NodeProto]) -> Iterator[tuple[object, tuple[str, ...]]]:
     for node in nodes:
         yield node, ("name", "op_type", "domain", "overload", "input", "output")
         for attribute in node.attribute:
