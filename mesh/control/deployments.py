@@ -76,6 +76,8 @@ class Deployments:
     records: Mapping[Key, Record] = field(default_factory=dict)
     fences: Mapping[DeploymentName, Fence] = field(default_factory=dict)
     """The highest ever accepted, also of names that are gone."""
+    is_stopping: bool = False
+    """The daemon goes down: what is asked for from now on would never be drained."""
 
     @property
     def highest_term(self) -> int:
@@ -247,6 +249,8 @@ def _refuse(state: Deployments, error: MeshError) -> Step:
 
 def _prepare(state: Deployments, deployment: Deployment) -> Step:
     key = key_of(deployment)
+    if state.is_stopping:
+        return _refuse(state, Refused(f"deployment {key} cannot be taken: this node is shutting down"))
     known = state.records.get(key)
     if known is not None:
         if known.deployment == deployment and known.state is not DeploymentState.FAILED:
@@ -288,7 +292,7 @@ def _stop(state: Deployments) -> Step:
         if record.state is not DeploymentState.DRAINING:
             state = _with(state, key, replace(record, state=DeploymentState.DRAINING, is_kept=True))
             commands.append(DrainStage(key))
-    return state, tuple(commands)
+    return replace(state, is_stopping=True), tuple(commands)
 
 
 def restore(stored: tuple[Deployment, ...], fences: Mapping[DeploymentName, Fence]) -> Step:
