@@ -114,7 +114,12 @@ def node(
 
     where = check_listen(listen, NODE_PORT, insecure)
     settings = NodeSettings(
-        data_dir or default_data_dir("node"), where, name, content_capacity_bytes=content_mib << 20, threads=threads
+        data_dir or default_data_dir("node"),
+        where,
+        name,
+        content_capacity_bytes=content_mib << 20,
+        seeds=tuple(peer or ()),
+        threads=threads,
     )
     run_node(settings, discovery_for(where, interface or (), peer or (), mdns), insecure, exit_with_parent, as_json)
 

@@ -54,6 +54,7 @@ class Fleet:
         self._only = only
         self._peers: dict[str, Peer] = {}
         self._clients: dict[str, NodeClient] = {}
+        self._heard_of: dict[str, Peer] = {}
         self._last_known: dict[str, NodeView] = {}
         self._began = time.monotonic()
         self._newcomer_at = self._began
@@ -80,10 +81,10 @@ class Fleet:
 
     def _nodes(self) -> list[Peer]:
         """Peers that may be nodes and are wanted."""
-        peers = [peer for peer in self._peers.values() if peer.role in ("node", "")]
-        if self._only is None:
-            return peers
-        return [peer for peer in peers if peer.node_id is None or peer.node_id in self._only]
+        return [peer for peer in self._peers.values() if peer.role in ("node", "") and self._is_wanted(peer)]
+
+    def _is_wanted(self, peer: Peer) -> bool:
+        return self._only is None or peer.node_id is None or peer.node_id in self._only
 
     def coordinators(self) -> list[Peer]:
         return [peer for peer in self._peers.values() if peer.role == "coordinator"]
@@ -123,6 +124,10 @@ class Fleet:
         await self.settle()
         peers = self._nodes()
         answers = await asyncio.gather(*(self._describe(peer) for peer in peers))
+        # Those who only introduced themselves to a node that we know: one more round reaches them.
+        known = {view.capabilities.node_id for view in answers if not view.is_lost}
+        heard_of = [peer for peer in self._heard_of.values() if peer.node_id not in known and self._is_wanted(peer)]
+        answers += await asyncio.gather(*(self._describe(peer) for peer in heard_of))
         return sorted(_without_twins(answers), key=lambda view: view.capabilities.name)
 
     async def answered(self) -> list[Answered]:
@@ -149,11 +154,12 @@ class Fleet:
 
     async def _try_address(self, peer: Peer, address: str) -> NodeView | None:
         try:
-            capabilities = await self.client(address).get_capabilities(CALL_TIMEOUT_S)
+            capabilities, introduced = await self.client(address).describe(CALL_TIMEOUT_S)
         except MeshError:
             return None  # the answer is "lost", which the caller says by name
         if peer.node_id is not None and capabilities.node_id != peer.node_id:
             return None  # another node has taken over that address
+        self._heard_of.update({str(other.node_id): other for other in introduced})
         return NodeView(capabilities, address)
 
     def _lost_view(self, peer: Peer) -> NodeView:

@@ -15,13 +15,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mesh import __version__
+from mesh.control.introductions import INTRODUCE_INTERVAL_S
 from mesh.control.timing import DRAIN_TIMEOUT_S
 from mesh.core.fleet import Capabilities, NodeState
 from mesh.core.plan import Deployment
 from mesh.discovery.contract import Advertisement, Discovery
 from mesh.engines import make_engine
 from mesh.engines.contract import LoadOptions
-from mesh.errors import Overloaded
+from mesh.errors import MeshError, Overloaded
 from mesh.hardware.probe import ProbeResult, StaticFacts, run_probe, static_facts
 from mesh.runtime.deployment_driver import DeploymentDriver
 from mesh.runtime.edge_sender import Link
@@ -53,6 +54,8 @@ class NodeSettings:
     name: str | None = None
     content_capacity_bytes: int = 2 << 30
     engine: str = "onnxruntime"
+    seeds: tuple[str, ...] = ()
+    """Nodes to introduce ourselves to, "host:port", where multicast does not reach."""
     threads: int = 0
     """Engine threads; 0 takes the cores that the process has."""
 
@@ -92,6 +95,8 @@ class Node:
                 await self._discovery.advertise(self._advertisement(address))
                 on_ready(NodeReady(self._identity, address))
                 tasks.spawn(self._measure(), "probe the hardware")
+                for seed in self._settings.seeds:
+                    tasks.spawn(self._introduce(seed, address), f"introduce ourselves to {seed}")
                 await driver.restore(_stored_deployments(store))
                 await stop.wait()
                 self._state = NodeState.DRAINING
@@ -138,6 +143,18 @@ class Node:
             given_up.set()  # the child must not outlive a daemon that stops while it measures
         if self._state is NodeState.MEASURING:
             self._state = NodeState.READY
+
+    async def _introduce(self, seed: str, address: str) -> None:
+        """For as long as the daemon runs; a seed that is down now may be up later."""
+        port = int(address.rpartition(":")[2])
+        client = NodeClient(seed)
+        try:
+            while True:
+                with contextlib.suppress(MeshError):  # nobody waits for this; the next round says the same again
+                    await client.introduce(self._identity.node_id, self._identity.name, port)
+                await asyncio.sleep(INTRODUCE_INTERVAL_S)
+        finally:
+            await client.close()
 
     def _client(self, address: str) -> NodeClient:
         client = self._clients.get(address)

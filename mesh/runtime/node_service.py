@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import math
+import time
 from collections.abc import AsyncIterator, Callable, Sequence
 
 from mesh.control.deployments import DeploymentState, Key
-from mesh.core.fleet import Capabilities, Link, NodeState
-from mesh.core.ids import DeploymentName, Sha256, check_name, check_sha256
+from mesh.control.introductions import Introductions
+from mesh.core.fleet import Capabilities, Link, NodeState, Peer
+from mesh.core.ids import DeploymentName, NodeId, Sha256, check_name, check_sha256
 from mesh.core.messages import OpenEdge, OpenResults
 from mesh.core.plan import Deployment, Fence
 from mesh.core.report import DeploymentReport, MeasuredModel
@@ -64,11 +66,19 @@ class NodeService:
         self._options = options
         self._client = client
         self._measuring = asyncio.Lock()
+        self._introductions = Introductions()
 
     # Control --------------------------------------------------------------------------------------
 
     async def get_capabilities(self) -> Capabilities:
         return self._capabilities()
+
+    async def introduced(self) -> Sequence[Peer]:
+        return self._introductions.known(time.monotonic())
+
+    async def introduce(self, node_id: NodeId, name: str, address: str) -> None:
+        """Another node makes itself known; whoever asks for our capabilities hears of it."""
+        self._introductions.add(node_id, name, address, time.monotonic())
 
     async def list_deployments(self, name: str) -> tuple[Sequence[DeploymentReport], int]:
         """Reports of everything here, and the highest term ever seen."""

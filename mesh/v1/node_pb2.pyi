@@ -83,10 +83,36 @@ class GetCapabilitiesRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class GetCapabilitiesResponse(_message.Message):
-    __slots__ = ("capabilities",)
+    __slots__ = ("capabilities", "introduced")
     CAPABILITIES_FIELD_NUMBER: _ClassVar[int]
+    INTRODUCED_FIELD_NUMBER: _ClassVar[int]
     capabilities: Capabilities
-    def __init__(self, capabilities: _Optional[_Union[Capabilities, _Mapping]] = ...) -> None: ...
+    introduced: _containers.RepeatedCompositeFieldContainer[IntroducedPeer]
+    def __init__(self, capabilities: _Optional[_Union[Capabilities, _Mapping]] = ..., introduced: _Optional[_Iterable[_Union[IntroducedPeer, _Mapping]]] = ...) -> None: ...
+
+class IntroducedPeer(_message.Message):
+    __slots__ = ("node_id", "name", "address")
+    NODE_ID_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    node_id: str
+    name: str
+    address: str
+    def __init__(self, node_id: _Optional[str] = ..., name: _Optional[str] = ..., address: _Optional[str] = ...) -> None: ...
+
+class IntroduceRequest(_message.Message):
+    __slots__ = ("node_id", "name", "port")
+    NODE_ID_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    PORT_FIELD_NUMBER: _ClassVar[int]
+    node_id: str
+    name: str
+    port: int
+    def __init__(self, node_id: _Optional[str] = ..., name: _Optional[str] = ..., port: _Optional[int] = ...) -> None: ...
+
+class IntroduceResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
 
 class StageStatus(_message.Message):
     __slots__ = ("stage", "frames", "compute_seconds", "throughput_per_s", "dropped", "failed")

@@ -70,6 +70,11 @@ class NodeServiceStub(object):
                 request_serializer=mesh_dot_v1_dot_node__pb2.EchoRequest.SerializeToString,
                 response_deserializer=mesh_dot_v1_dot_node__pb2.EchoResponse.FromString,
                 _registered_method=True)
+        self.Introduce = channel.unary_unary(
+                '/mesh.v1.NodeService/Introduce',
+                request_serializer=mesh_dot_v1_dot_node__pb2.IntroduceRequest.SerializeToString,
+                response_deserializer=mesh_dot_v1_dot_node__pb2.IntroduceResponse.FromString,
+                _registered_method=True)
         self.MeasureModel = channel.unary_unary(
                 '/mesh.v1.NodeService/MeasureModel',
                 request_serializer=mesh_dot_v1_dot_node__pb2.MeasureModelRequest.SerializeToString,
@@ -126,6 +131,13 @@ class NodeServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Introduce(self, request, context):
+        """A node makes itself known where multicast does not reach; whoever asks the callee for its capabilities hears of it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def MeasureModel(self, request, context):
         """Times a whole model on this node with generated inputs.
         """
@@ -170,6 +182,11 @@ def add_NodeServiceServicer_to_server(servicer, server):
                     servicer.Echo,
                     request_deserializer=mesh_dot_v1_dot_node__pb2.EchoRequest.FromString,
                     response_serializer=mesh_dot_v1_dot_node__pb2.EchoResponse.SerializeToString,
+            ),
+            'Introduce': grpc.unary_unary_rpc_method_handler(
+                    servicer.Introduce,
+                    request_deserializer=mesh_dot_v1_dot_node__pb2.IntroduceRequest.FromString,
+                    response_serializer=mesh_dot_v1_dot_node__pb2.IntroduceResponse.SerializeToString,
             ),
             'MeasureModel': grpc.unary_unary_rpc_method_handler(
                     servicer.MeasureModel,
@@ -367,6 +384,33 @@ class NodeService(object):
             '/mesh.v1.NodeService/Echo',
             mesh_dot_v1_dot_node__pb2.EchoRequest.SerializeToString,
             mesh_dot_v1_dot_node__pb2.EchoResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Introduce(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/mesh.v1.NodeService/Introduce',
+            mesh_dot_v1_dot_node__pb2.IntroduceRequest.SerializeToString,
+            mesh_dot_v1_dot_node__pb2.IntroduceResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -12,9 +12,10 @@ from typing import Any
 import grpc
 
 from mesh.control.deployments import Key
+from mesh.control.introductions import MAX_INTRODUCED
 from mesh.control.timing import CALL_TIMEOUT_S, DRAIN_TIMEOUT_S, LOAD_TIMEOUT_S
-from mesh.core.fleet import Capabilities, Link
-from mesh.core.ids import Sha256
+from mesh.core.fleet import Capabilities, Link, Peer
+from mesh.core.ids import NodeId, Sha256
 from mesh.core.messages import Message
 from mesh.core.plan import Deployment
 from mesh.core.report import DeploymentReport, MeasuredModel
@@ -77,6 +78,19 @@ class NodeClient:
         with translate_rpc_errors(self._peer):
             answer = await self._node.GetCapabilities(node_pb2.GetCapabilitiesRequest(), timeout=timeout_s)
         return convert.capabilities_from_proto(answer.capabilities)
+
+    async def describe(self, timeout_s: float = CALL_TIMEOUT_S) -> tuple[Capabilities, list[Peer]]:
+        """Its capabilities, and the nodes that introduced themselves to it."""
+        with translate_rpc_errors(self._peer):
+            answer = await self._node.GetCapabilities(node_pb2.GetCapabilitiesRequest(), timeout=timeout_s)
+        introduced = [convert.introduced_from_proto(peer) for peer in answer.introduced[:MAX_INTRODUCED]]
+        return convert.capabilities_from_proto(answer.capabilities), introduced
+
+    async def introduce(self, node_id: NodeId, name: str, port: int) -> None:
+        """Make the caller known to this node."""
+        with translate_rpc_errors(self._peer):
+            request = node_pb2.IntroduceRequest(node_id=node_id, name=name, port=port)
+            await self._node.Introduce(request, timeout=CALL_TIMEOUT_S)
 
     async def list_deployments(
         self, name: str = "", timeout_s: float = CALL_TIMEOUT_S

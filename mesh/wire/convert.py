@@ -9,6 +9,8 @@ from __future__ import annotations
 from mesh.wire.convert_fleet import (
     capabilities_from_proto,
     capabilities_to_proto,
+    introduced_from_proto,
+    introduced_to_proto,
     link_from_proto,
     link_to_proto,
     measured_model_from_proto,
@@ -45,6 +47,8 @@ __all__ = [
     "deployment_to_proto",
     "error_from_proto",
     "error_to_proto",
+    "introduced_from_proto",
+    "introduced_to_proto",
     "link_from_proto",
     "link_to_proto",
     "measured_model_from_proto",

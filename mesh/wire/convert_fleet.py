@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from typing import TypeVar, cast
 
-from mesh.core.fleet import Capabilities, Link, NodeState, Provider
-from mesh.core.ids import NodeId, check_name
+from mesh.core.fleet import Capabilities, Link, NodeState, Peer, Provider
+from mesh.core.ids import NodeId, check_name, check_node_id
 from mesh.core.report import DeploymentReport, Happening, MeasuredModel, NodeView, StageReport
 from mesh.errors import ProtocolViolation
 from mesh.v1 import coordinator_pb2, node_pb2
@@ -110,6 +110,16 @@ def measured_model_to_proto(measured: MeasuredModel) -> node_pb2.MeasureModelRes
 
 def measured_model_from_proto(proto: node_pb2.MeasureModelResponse) -> MeasuredModel:
     return MeasuredModel(check_number(proto.run_seconds, "run_seconds"), proto.runs)
+
+
+def introduced_to_proto(peer: Peer) -> node_pb2.IntroducedPeer:
+    return node_pb2.IntroducedPeer(node_id=peer.node_id or "", name=peer.name, address=peer.addresses[0])
+
+
+def introduced_from_proto(proto: node_pb2.IntroducedPeer) -> Peer:
+    """Raises `UsageError` for an id, a name or an address that is none."""
+    address = check_address(proto.address, "introduced.address")
+    return Peer(check_node_id(proto.node_id), check_name(proto.name, "node"), "node", (address,), "introduced")
 
 
 def node_view_to_proto(view: NodeView) -> coordinator_pb2.NodeView:

@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from functools import partial
 from typing import Any, Protocol
+from urllib.parse import unquote
 
 import grpc
 
-from mesh.core.fleet import Capabilities, Link
-from mesh.core.ids import DeploymentName, Sha256, check_name
+from mesh.core.fleet import Capabilities, Link, Peer
+from mesh.core.ids import DeploymentName, NodeId, Sha256, check_name, check_node_id
 from mesh.core.messages import Message
 from mesh.core.plan import Deployment, Fence
 from mesh.core.report import DeploymentReport, MeasuredModel
@@ -36,6 +37,8 @@ class NodeHandlers(Protocol):
     """What a node answers; see `mesh.runtime.node_service`."""
 
     async def get_capabilities(self) -> Capabilities: ...
+    async def introduced(self) -> Sequence[Peer]: ...
+    async def introduce(self, node_id: NodeId, name: str, address: str) -> None: ...
     async def list_deployments(self, name: str) -> tuple[Sequence[DeploymentReport], int]: ...
     async def prepare(self, deployment: Deployment) -> float: ...
     async def activate(self, name: DeploymentName, fence: Fence) -> None: ...
@@ -131,6 +134,15 @@ def _translated(method: Unary) -> Unary:
     return handle
 
 
+def _address_of_caller(peer: str, port: int) -> str:
+    """Where a caller listens: the host that it calls from ("ipv4:10.0.0.7:4711", "ipv6:[fe80::1]:4711") and its port."""
+    family, _, address = peer.partition(":")
+    host, _, _ = unquote(address).rpartition(":")
+    if family not in ("ipv4", "ipv6") or not host or not 0 < port < 1 << 16:
+        raise ProtocolViolation(f"a node cannot be reached at {peer[:80]!r}, port {port}")
+    return f"{host}:{port}"
+
+
 def _key(request: Any) -> tuple[DeploymentName, Fence]:
     name = DeploymentName(check_name(request.name, "deployment"))
     return name, Fence(request.term, request.generation)
@@ -143,7 +155,15 @@ class _NodeServicer(node_pb2_grpc.NodeServiceServicer):
     @_translated
     async def GetCapabilities(self, request: Any, context: Any) -> Any:
         capabilities = convert.capabilities_to_proto(await self._handlers.get_capabilities())
-        return node_pb2.GetCapabilitiesResponse(capabilities=capabilities)
+        introduced = [convert.introduced_to_proto(peer) for peer in await self._handlers.introduced()]
+        return node_pb2.GetCapabilitiesResponse(capabilities=capabilities, introduced=introduced)
+
+    @_translated
+    async def Introduce(self, request: Any, context: Any) -> Any:
+        node_id = check_node_id(request.node_id)
+        check_name(request.name, "node")
+        await self._handlers.introduce(node_id, request.name, _address_of_caller(context.peer(), request.port))
+        return node_pb2.IntroduceResponse()
 
     @_translated
     async def ListDeployments(self, request: Any, context: Any) -> Any:
