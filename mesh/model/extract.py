@@ -16,9 +16,10 @@ from mesh.core.plan import Segment
 from mesh.core.segments import segment_between
 from mesh.core.tensor import TensorSpec
 from mesh.errors import ModelInvalid, UsageError
+from mesh.model.pairs import complete_pairs
 from mesh.model.read import SourceModel
 from mesh.model.tensors import value_of
-from mesh.model.traverse import function_key, functions_used, names_read
+from mesh.model.traverse import domain_of, function_key, functions_used, names_read
 
 SEGMENT_KEY = "infermesh.segment"
 MODEL_KEY = "infermesh.model"
@@ -49,6 +50,8 @@ def extract(model: SourceModel, graph: Graph, segment: Segment) -> bytes:
     part.graph.node.extend(nodes)
     _declare(part.graph, source, graph, segment, nodes)
     _store(part.graph, source, nodes, segment.produces)
+    opset = next((opset.version for opset in part.opset_import if domain_of(opset.domain) == ""), 0)
+    complete_pairs(part.graph, source, graph.specs, opset)
     try:
         return part.SerializeToString(deterministic=True)
     except ValueError as error:

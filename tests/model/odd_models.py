@@ -92,12 +92,12 @@ def make_loop() -> onnx.ModelProto:
     return build.model("loop", [tensor("x", [1, 4])], [tensor(y, [1, 4]), tensor(f"{final}.1", [3])])
 
 
-def make_quantised() -> onnx.ModelProto:
-    """Q/DQ convolutions with a residual, weights dequantised from int8."""
+def make_quantised(dtype: type[np.generic] = np.int8, zero_point: int = 0, act: str = "Relu") -> onnx.ModelProto:
+    """Q/DQ convolutions with a residual, weights dequantised from int8; activations are `dtype`."""
     build, x, inputs = start_image(16, 4)
 
     def quantised(x: str, scale: float) -> str:
-        step, zero = build.store(scale), build.store(0, np.int8)
+        step, zero = build.store(scale), build.store(zero_point, dtype)
         held = build.add("DequantizeLinear", build.add("QuantizeLinear", x, step, zero), step, zero)
         build.channels[held] = build.channels[x]
         return held
@@ -107,7 +107,7 @@ def make_quantised() -> onnx.ModelProto:
         held = build.add("DequantizeLinear", weight, build.store(0.004), build.store(0, np.int8))
         made = build.add("Conv", x, held, kernel_shape=[3, 3], pads=[1] * 4)
         build.channels[made] = 4
-        return quantised(build.add("Relu", made), 0.05)
+        return quantised(build.add(act, made) if act else made, 0.05)
 
     x = quantised(x, 0.03)
     for _ in range(3):
@@ -205,6 +205,8 @@ ODD_MODELS: dict[str, Callable[[], onnx.ModelProto]] = {
     "opset9_ir4": lambda: make_old(9, 4),
     "loop": make_loop,
     "quantised": make_quantised,
+    "quantised_shifted": lambda: make_quantised(np.int8, -7, ""),
+    "quantised_unsigned": lambda: make_quantised(np.uint8, 128, ""),
     "sequence": make_sequence,
     "unknown_shape": make_unknown_shape,
     "shape_arithmetic": make_shape_arithmetic,

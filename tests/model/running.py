@@ -24,9 +24,6 @@ def run(data: bytes, feeds: Mapping[str, Array], names: Sequence[str]) -> dict[s
     """Run a serialised model once on one thread."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
-    # Otherwise the runtime computes int8 Q/DQ models on x86 in another way wherever both halves of a pair are
-    # in one model, and whole and parts round differently. On ARM this is the default.
-    options.add_session_config_entry("session.qdqisint8allowed", "1")
     session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
     made = session.run(list(names), dict(feeds))
     return {name: np.asarray(value) for name, value in zip(names, made, strict=True)}
