@@ -135,7 +135,7 @@ def _translated(method: Unary) -> Unary:
 
 
 def _address_of_caller(peer: str, port: int) -> str:
-    """Where a caller listens: the host that it calls from ("ipv4:10.0.0.7:4711", "ipv6:[fe80::1]:4711") and its port."""
+    """Where a caller listens: the host that it calls from ("ipv4:10.0.0.7:4711", "ipv6:[::1]:4711") and its port."""
     family, _, address = peer.partition(":")
     host, _, _ = unquote(address).rpartition(":")
     if family not in ("ipv4", "ipv6") or not host or not 0 < port < 1 << 16:
