@@ -153,6 +153,11 @@ class DeploymentDriver:
         async with self._changed:
             await self._changed.wait_for(lambda: not self._state.records)
 
+    async def close(self) -> None:
+        """Free every stage at once; for an end without `stop`, and harmless after it."""
+        for key in list(self._stages):
+            await self._unload(key)
+
     async def _settled(self, key: Key, states: set[DeploymentState]) -> None:
         def is_settled() -> bool:
             record = self._state.records.get(key)
@@ -177,17 +182,14 @@ class DeploymentDriver:
 
     async def _apply(self, event: machine.Event) -> None:
         async with self._applying:
-            before = self._state
-            self._state, commands = machine.step(before, event)
+            state, commands = machine.step(self._state, event)
             for command in commands:
                 if isinstance(command, machine.StoreDeployment):
-                    try:
-                        await self._store_deployment(command.deployment)
-                    except MeshError:
-                        self._state = before  # nothing was promised that is not on disk
-                        raise
-                else:
-                    await self._perform(command)
+                    # Raising leaves the state as it was: nobody was shown what is not on disk.
+                    await self._store_deployment(command.deployment)
+            self._state = state
+            for command in commands:
+                await self._perform(command)
         async with self._changed:
             self._changed.notify_all()
 
@@ -210,8 +212,8 @@ class DeploymentDriver:
                 if self._store.fence(key.name) == key.fence:
                     await asyncio.to_thread(self._store.remove, key.name)
                 self._happenings.pop(key.name, None)
-            case machine.StoreDeployment(deployment):
-                await self._store_deployment(deployment)
+            case machine.StoreDeployment():
+                pass  # done before the state changed
 
     async def _store_deployment(self, deployment: Deployment) -> None:
         # Imported here: the wire's encoding is also what is kept on disk.

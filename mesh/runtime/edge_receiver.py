@@ -35,11 +35,19 @@ from mesh.errors import MeshError, NodeLost, Overloaded, ProtocolViolation, Stal
 from mesh.runtime.edge_sender import Link
 from mesh.runtime.stage import MAX_QUEUED_FRAMES, Stage
 
+MAX_UNREAD_BYTES = 64 << 20
+"""Answers that wait for one consumer. Its window bounds their number; a consumer that does not read may not
+fill the memory of a small device all the same. One answer may be larger."""
+
 EDGE_CREDIT_BYTES = 8 << 20
 """Unconsumed bytes per edge: a few frames of the usual 0.1-2 MB activations; larger frames go one at a time."""
 
 MAX_OUTGOING_MESSAGES = 1024
 """Credits and closings that wait to go up an edge; a peer that reads none of them is cut off."""
+
+
+SPARE_MESSAGES = 16
+"""To a consumer, besides the answers of its window: hello, end, and heartbeats that wait behind answers."""
 
 
 class ServerLink(Link, Protocol):
@@ -53,22 +61,31 @@ FindStage = Callable[[OpenEdge | OpenResults], Stage]
 
 
 class _Outgoing:
-    """Messages that wait for the one task that writes to a link."""
+    """Messages that wait for the one task that writes to a link. What does not fit is the end of the link."""
 
     def __init__(self, capacity: int) -> None:
         self._capacity = capacity
         self._messages: deque[Message] = deque()
+        self._waiting_bytes = 0
         self._wake = asyncio.Event()
         self._is_closing = False
-        self.overflowed = False
+        self._overflowed = asyncio.Event()
 
     def put(self, message: Message) -> None:
-        if len(self._messages) >= self._capacity:
-            self.overflowed = True
-            self.finish()
+        size_bytes = message.payload_bytes if isinstance(message, Frame) else 0
+        is_too_much = self._waiting_bytes > 0 and self._waiting_bytes + size_bytes > MAX_UNREAD_BYTES
+        if self._overflowed.is_set() or len(self._messages) >= self._capacity or is_too_much:
+            self._messages.clear()
+            self._overflowed.set()
             return
         self._messages.append(message)
+        self._waiting_bytes += size_bytes
         self._wake.set()
+
+    async def watch(self) -> None:
+        """Raise `Overloaded` once the peer has left more unread than may wait; `run` may then be stuck in a write."""
+        await self._overflowed.wait()
+        raise Overloaded("too much waits for the peer, which does not read what it is sent")
 
     def finish(self) -> None:
         """No more will come; what waits is still sent."""
@@ -80,7 +97,9 @@ class _Outgoing:
             await self._wake.wait()
             self._wake.clear()
             while self._messages:
-                await link.send(self._messages.popleft())
+                message = self._messages.popleft()
+                await link.send(message)
+                self._waiting_bytes -= message.payload_bytes if isinstance(message, Frame) else 0
             if self._is_closing:
                 return
 
@@ -112,6 +131,15 @@ async def _first_to_end(*works: asyncio.Task[None]) -> None:
     for work in works:
         if work in done:
             work.result()
+
+
+def _name_sender(stage: Stage) -> str:
+    """Who sends into `stage`, as errors call them."""
+    if stage.index == 0:
+        return "the client"
+    deployment = stage.deployment
+    device = deployment.plan.stages[stage.index - 1].devices[0]
+    return f"node {device[:8]} at {deployment.addresses[device]}"
 
 
 class EdgeReceiver:
@@ -147,12 +175,14 @@ class EdgeReceiver:
         stage = self._find_stage(first)
         self._link.expect(stage.deployment.boundaries[stage.index], stage.deployment.fence)
         self._outgoing.put(EdgeAccepted(EDGE_CREDIT_BYTES))
+        self._peer = _name_sender(stage)
         reason: MeshError = NodeLost(f"{self._peer}, which sent this stream, closed the connection")
         try:
             async with asyncio.TaskGroup() as group:
                 await _first_to_end(
                     group.create_task(self._read(stage, group)),
                     group.create_task(self._outgoing.run(self._link)),
+                    group.create_task(self._outgoing.watch()),
                     group.create_task(_beat(self._link, self._outgoing, self._liveness, self._peer, self._now)),
                 )
         except* MeshError as failures:
@@ -161,8 +191,6 @@ class EdgeReceiver:
         finally:
             for stream in stage.streams_of(self):
                 stage.close_stream(stream, self, reason)
-        if self._outgoing.overflowed:
-            raise Overloaded("the peer does not read what it is told")
         if not isinstance(reason, NodeLost):
             raise reason
 
@@ -240,24 +268,22 @@ class ResultsSender:
             raise UsageError(f"a window of {first.window} frames is outside 1..{MAX_QUEUED_FRAMES}")
         stage = self._find_stage(first)
         self._stream = first.stream
-        # Twice the window: outcomes of frames that the consumer has given up may still arrive; then hello, end, beats.
-        self._outgoing = _Outgoing(2 * first.window + 16)
+        self._outgoing = _Outgoing(first.window + SPARE_MESSAGES)
         stage.attach_sink(first.stream, self)
         self._outgoing.put(ResultsAccepted())
-        reason: MeshError = NodeLost(f"{self._peer}, which reads the answers, closed the connection")
+        reason: MeshError = NodeLost("the client, which reads the answers, closed the connection")
         try:
             async with asyncio.TaskGroup() as group:
                 await _first_to_end(
                     group.create_task(self._read()),
                     group.create_task(self._outgoing.run(self._link)),
+                    group.create_task(self._outgoing.watch()),
                     group.create_task(_beat(self._link, self._outgoing, self._liveness, self._peer, self._now)),
                 )
         except* MeshError as failures:
             found = failures.exceptions[0]
             reason = found if isinstance(found, MeshError) else reason
         finally:
-            if self._outgoing.overflowed:
-                reason = Overloaded("the consumer does not keep up with its own window")
             if not self._is_closed:
                 stage.detach_sink(self._stream, reason)
         if not self._is_closed and not isinstance(reason, NodeLost):

@@ -51,6 +51,8 @@ class _Connection:
     streams: set[int] = field(default_factory=set)
     opening: dict[int, asyncio.Future[None]] = field(default_factory=dict)
     credited: asyncio.Event = field(default_factory=asyncio.Event)
+    is_beating: bool = False
+    """A heartbeat waits to be written."""
     is_lost: bool = False
 
 
@@ -117,8 +119,11 @@ class EdgeSender:
                 await self._write(connection, info)
                 await accepted
         except TimeoutError:
-            connection.streams.discard(info.stream)
+            self.close_stream(info.stream, None)  # the peer may still come to open it
             raise Timeout(f"{self._peer} did not open the stream within {STREAM_OPEN_TIMEOUT_S:g} s") from None
+        except asyncio.CancelledError:
+            self.close_stream(info.stream, None)
+            raise
         except BaseException:
             connection.streams.discard(info.stream)
             raise
@@ -209,7 +214,16 @@ class EdgeSender:
             if connection.liveness.is_lost(self._now()):
                 self._lose(connection, NodeLost(f"{self._peer} has gone silent"))
                 return
-            self._spawn(self._write(connection, Heartbeat(), loses_quietly=True), f"edge to {self._peer}: heartbeat")
+            if not connection.is_beating:
+                connection.is_beating = True
+                self._spawn(self._beat(connection), f"edge to {self._peer}: heartbeat")
+
+    async def _beat(self, connection: _Connection) -> None:
+        """On its own, because a write may have to wait while the silence must be watched."""
+        try:
+            await self._write(connection, Heartbeat(), loses_quietly=True)
+        finally:
+            connection.is_beating = False
 
     def _lose(self, connection: _Connection, error: MeshError) -> None:
         if connection.is_lost:

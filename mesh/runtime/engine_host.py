@@ -24,6 +24,9 @@ Token = TypeVar("Token")
 STOP_TIMEOUT_S = 1.0
 """After `terminate` a run ends at its next operator; a thread that is still busy then is abandoned."""
 
+STOP_RETRY_S = 0.05
+"""`terminate` says nothing to a run that is just about to begin, so it is repeated."""
+
 
 @dataclass(frozen=True, slots=True)
 class Completion(Generic[Token]):
@@ -42,6 +45,7 @@ class EngineHost(Generic[Token]):
         self._session = session
         self._on_complete = on_complete
         self._loop = asyncio.get_running_loop()
+        self._is_closing = False
         self._queue: queue.SimpleQueue[tuple[Token, Sequence[Tensor]] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._work, name=f"engine-{name}", daemon=True)
         self._thread.start()
@@ -50,13 +54,19 @@ class EngineHost(Generic[Token]):
         self._queue.put((token, feeds))
 
     async def close(self) -> None:
-        """Stop after the item that is being computed; one that does not end is abandoned with its thread."""
+        """End the run that is under way and drop what waits; one that does not end is abandoned with its thread."""
+        self._is_closing = True
         self._queue.put(None)
-        self._session.terminate()
-        await asyncio.to_thread(self._thread.join, STOP_TIMEOUT_S)
+        await asyncio.to_thread(self._stop)
+
+    def _stop(self) -> None:
+        deadline = time.monotonic() + STOP_TIMEOUT_S
+        while self._thread.is_alive() and time.monotonic() < deadline:
+            self._session.terminate()
+            self._thread.join(STOP_RETRY_S)
 
     def _work(self) -> None:
-        while (item := self._queue.get()) is not None:
+        while (item := self._queue.get()) is not None and not self._is_closing:
             token, feeds = item
             started_at = time.monotonic()
             outputs: tuple[Tensor, ...] = ()

@@ -2,7 +2,8 @@
 
 The client opens `Results` at the tail, then an edge at the head; the opening travels through every
 stage, so a stream that is open has a whole path. A frame counts against the stream's window until
-its answer has been taken by the consumer, which is what bounds memory in the mesh.
+the mesh has answered it and the consumer has taken that answer, which is what bounds memory in the
+mesh. A frame that is late here still counts until the mesh has let go of it.
 
 Every frame gets exactly one answer. What the mesh cannot answer is answered here: `late` at its
 deadline, `dropped` when a live frame is superseded before it left, `unknown` when the stream broke.
@@ -35,7 +36,7 @@ from mesh.core.messages import (
 )
 from mesh.core.plan import Deployment
 from mesh.core.tensor import Tensor
-from mesh.errors import MeshError, NodeLost, Overloaded, ProtocolViolation, Refused, Timeout
+from mesh.errors import MeshError, NodeLost, Overloaded, ProtocolViolation, Refused, TensorMismatch, Timeout
 from mesh.runtime.edge_sender import EdgeSender, Link
 from mesh.runtime.supervise import Supervisor
 from mesh.wire.channel import NodeClient
@@ -92,6 +93,8 @@ class FrameStream:
         self._window = FrameWindow(options.window or max(1, deployment.plan.window))
         self._next_sequence = 0
         self._pending: dict[int, _Pending] = {}
+        self._given_up: set[int] = set()
+        """Answered here as late, and still somewhere in the mesh."""
         self._reorder: Reorder[Answer] | None = None
         if options.is_ordered:
             # Dropped and late answers are made here and add to what the window holds.
@@ -200,7 +203,7 @@ class FrameStream:
     def _check(self, tensors: Sequence[Tensor]) -> None:
         inputs = self.deployment.inputs
         if len(tensors) != len(inputs):
-            raise ProtocolViolation(f"a frame of {len(tensors)} tensors for a model with {len(inputs)} inputs")
+            raise TensorMismatch(f"a frame of {len(tensors)} tensors for a model with {len(inputs)} inputs")
         for spec, tensor in zip(inputs, tensors, strict=True):
             spec.check(tensor.dtype, tensor.shape)
             tensor.check_bytes(spec.name)
@@ -242,6 +245,9 @@ class FrameStream:
                 if frame.sequence not in self._pending:
                     continue  # its deadline passed while it waited
                 self._window.enter(frame.sequence)
+                deadline_at = self._pending[frame.sequence].deadline_at
+                if deadline_at is not None:  # part of its time passed while it waited
+                    frame.budget_us = max(1, int((deadline_at - self._now()) * 1e6))
                 await self._edge.send(frame)
 
     def finish(self) -> None:
@@ -262,11 +268,11 @@ class FrameStream:
                 answer = self._ready.popleft()
                 self._took(answer.sequence)
                 yield answer
-            if self._error is not None:
-                break
             if self._is_finished and not self._pending:
                 self._edge.close_stream(self._stream, None)
-                return
+                return  # everything is answered: what broke since then harms nobody
+            if self._error is not None:
+                break
             self._changed.clear()
             await self._changed.wait()
         for answer in self._unknown_answers(self._error):
@@ -280,7 +286,7 @@ class FrameStream:
         return sorted([*held, *unknown], key=lambda answer: answer.sequence)
 
     def _took(self, sequence: int) -> None:
-        if sequence in self._window:
+        if sequence in self._window and sequence not in self._given_up:
             self._window.answered(sequence)
             self._room.set()
         self._taken += 1
@@ -322,7 +328,11 @@ class FrameStream:
     def _take_frame(self, frame: Frame) -> None:
         pending = self._pending.get(frame.sequence)
         if pending is None:
-            return  # answered here already, as late
+            if frame.sequence in self._given_up:  # answered here already, as late
+                self._given_up.remove(frame.sequence)
+                self._window.answered(frame.sequence)
+                self._room.set()
+            return
         latency_s = self._now() - pending.sent_at
         self._settle(Answer(frame.sequence, frame.outcome, frame.tensors, frame.error, latency_s, frame.hops))
 
@@ -344,8 +354,7 @@ class FrameStream:
             late = [s for s, pending in self._pending.items() if (pending.deadline_at or now) < now]
             for sequence in late:
                 if sequence in self._window:
-                    self._window.answered(sequence)  # a lost frame must not hold the window for ever
-                    self._room.set()
+                    self._given_up.add(sequence)
                 if self._waiting is not None and self._waiting.sequence == sequence:
                     self._waiting = None
                 limit_s = self._options.deadline_s or 0.0

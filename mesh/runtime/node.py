@@ -88,6 +88,9 @@ class Node:
                 tasks = await stack.enter_async_context(Supervisor())
                 stack.push_async_callback(self._close_clients)
                 driver, service = self._compose(store, tasks)
+                stack.push_async_callback(driver.close)
+                # Before anybody can ask for anything: the fences must be in force by then.
+                await driver.restore(_stored_deployments(store))
                 server = NodeServer(service)
                 address = await server.start(self._settings.listen)
                 stack.push_async_callback(server.stop, SERVER_GRACE_S)
@@ -97,7 +100,6 @@ class Node:
                 tasks.spawn(self._measure(), "probe the hardware")
                 for seed in self._settings.seeds:
                     tasks.spawn(self._introduce(seed, address), f"introduce ourselves to {seed}")
-                await driver.restore(_stored_deployments(store))
                 await stop.wait()
                 self._state = NodeState.DRAINING
                 async with asyncio.timeout(2 * DRAIN_TIMEOUT_S):

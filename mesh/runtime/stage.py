@@ -5,7 +5,8 @@
 Frames are taken from the inbox only when the engine has room, and byte credits go back to the edge
 at that moment, so a slow engine or a stalled way out slows the sender and nothing piles up here.
 Slots leave in the order in which frames were taken; frames that need no computing (an outcome that
-another stage decided, a spent budget) keep their place in that order.
+another stage decided, a spent budget) keep their place in that order. Bytes are bounded by the edges'
+credits, frames without bytes by the window of their stream: one that passes it is closed, alone.
 
 The node's runtime makes a stage, spawns `run`, and owns it; everything here happens on its event
 loop, except the engine's thread inside `EngineHost`.
@@ -27,9 +28,10 @@ from mesh.core.messages import OpenStream
 from mesh.core.plan import Deployment
 from mesh.core.tensor import Tensor
 from mesh.engines.contract import Session
-from mesh.errors import DeploymentNotFound, MeshError, ModelInvalid, Overloaded, ProtocolViolation, Refused
+from mesh.errors import DeploymentNotFound, MeshError, Overloaded, ProtocolViolation, Refused
 from mesh.runtime.edge_sender import EdgeSender
 from mesh.runtime.engine_host import Completion, EngineHost
+from mesh.runtime.stage_wiring import wire_tensors
 
 ENGINE_DEPTH = 2
 """One item computes, the next waits at the thread, so that it never idles for a turn of the event loop."""
@@ -84,11 +86,17 @@ class Slot:
     item: Item
     result: Frame | None = None
 
+    def decide(self, result: Frame) -> None:
+        self.result = result
+        self.item.frame = result  # what entered is freed now: its credit has been given back
 
-@dataclass(frozen=True, slots=True)
+
+@dataclass(slots=True)
 class OpenedStream:
     info: OpenStream
     upstream: Upstream
+    held: int = 0
+    """Frames in the inbox and the slots."""
 
 
 @dataclass(slots=True)
@@ -132,7 +140,7 @@ class Stage:
         self._is_accepting = False
         self._idle = asyncio.Event()
         self._idle.set()
-        self._feeds, self._leaving = _wire_tensors(deployment, index, session)
+        self._feeds, self._leaving = wire_tensors(deployment, index, session)
         self._host: EngineHost[Slot] = EngineHost(session, self._on_complete, f"{deployment.name}-{index}")
         if downstream is not None:
             downstream.on_stream_closed = self._downstream_closed
@@ -158,14 +166,18 @@ class Stage:
             raise ProtocolViolation(
                 f"stream {info.stream:x} has no consumer", hint="open its results at the tail first"
             )
-        self._streams[info.stream] = OpenedStream(info, upstream)
+        opened = self._streams[info.stream] = OpenedStream(info, upstream)
         self._idle.clear()
         if self._downstream is not None:
             try:
                 await self._downstream.open_stream(info)
             except BaseException:
-                self._forget(info.stream)
+                if self._streams.get(info.stream) is opened:
+                    self._forget(info.stream)
                 raise
+            if self._streams.get(info.stream) is not opened:
+                self._downstream.close_stream(info.stream, None)
+                raise Refused(f"stream {info.stream:x} was closed while it was being opened")
 
     def attach_sink(self, stream: int, sink: Sink) -> None:
         if self._downstream is not None:
@@ -199,6 +211,11 @@ class Stage:
         if sink is not None:
             sink.close(error)
 
+    def _break_stream(self, stream: int, opened: OpenedStream, error: MeshError) -> None:
+        """End a stream from here, towards both of its ends."""
+        self.close_stream(stream, opened.upstream, error)
+        opened.upstream.close_stream(stream, error)
+
     def streams_of(self, upstream: Upstream) -> tuple[int, ...]:
         return tuple(stream for stream, opened in self._streams.items() if opened.upstream is upstream)
 
@@ -229,6 +246,13 @@ class Stage:
             return
         if opened.upstream is not upstream:
             raise ProtocolViolation(f"a frame of stream {frame.stream:x} came over another edge than its opening")
+        if opened.held >= opened.info.window:
+            # Not the edge's fault: another node's edge carries other streams as well.
+            upstream.consumed(size_bytes)
+            error = ProtocolViolation(f"more than the window of {opened.info.window} frames are at stage {self.index}")
+            self._break_stream(frame.stream, opened, error)
+            return
+        opened.held += 1
         now = self._now()
         item = Item(
             frame,
@@ -245,7 +269,9 @@ class Stage:
 
     def _settle(self, item: Item, outcome: Outcome, error: MeshError) -> None:
         item.upstream.consumed(item.size_bytes)
-        self._slots.append(Slot(item, self._without_tensors(item, outcome, error)))
+        slot = Slot(item)
+        slot.decide(self._without_tensors(item, outcome, error))
+        self._slots.append(slot)
 
     def _pump(self) -> None:
         while self._submitted < ENGINE_DEPTH and len(self._slots) < MAX_SLOTS:
@@ -255,10 +281,10 @@ class Stage:
             slot = Slot(item)
             self._slots.append(slot)
             if item.frame.outcome is not Outcome.OK:
-                slot.result = self._without_tensors(item, item.frame.outcome, item.frame.error)
+                slot.decide(self._without_tensors(item, item.frame.outcome, item.frame.error))
             elif item.deadline_at is not None and self._now() >= item.deadline_at:
                 error = Overloaded(f"its time was up before stage {self.index} could compute it")
-                slot.result = self._without_tensors(item, Outcome.LATE, error)
+                slot.decide(self._without_tensors(item, Outcome.LATE, error))
             else:
                 self._submitted += 1
                 self._host.submit(slot, [item.frame.tensors[position] for position in self._feeds])
@@ -295,24 +321,26 @@ class Stage:
         hop = Hop(self.index, queue_us, int(completion.compute_seconds * 1e6))
         if completion.error is not None:
             statistics.failed += 1
-            slot.result = self._without_tensors(item, Outcome.FAILED, completion.error)
+            slot.decide(self._without_tensors(item, Outcome.FAILED, completion.error))
         else:
             statistics.frames += 1
             weight = EWMA_WEIGHT if statistics.frames > 1 else 1.0
             statistics.compute_seconds += weight * (completion.compute_seconds - statistics.compute_seconds)
             self._completed_at.append(self._now())
             frame = item.frame
-            slot.result = Frame(
-                frame.stream,
-                frame.sequence,
-                frame.term,
-                frame.generation,
-                self._collect(frame.tensors, completion.outputs),
-                self._remaining_us(item),
-                Outcome.OK,
-                None,
-                frame.traceparent,
-                (*frame.hops, hop),
+            slot.decide(
+                Frame(
+                    frame.stream,
+                    frame.sequence,
+                    frame.term,
+                    frame.generation,
+                    self._collect(frame.tensors, completion.outputs),
+                    self._remaining_us(item),
+                    Outcome.OK,
+                    None,
+                    frame.traceparent,
+                    (*frame.hops, hop),
+                )
             )
         self._pump()
 
@@ -327,14 +355,21 @@ class Stage:
             await self._wake.wait()
             self._wake.clear()
             while self._slots and (result := self._slots[0].result) is not None:
-                if result.stream not in self._streams:
-                    self.statistics.discarded += 1
-                elif self._downstream is not None:
-                    await self._downstream.send(result)
-                else:
-                    self._sinks[result.stream].deliver(result)
+                await self._let_go(result, self._slots[0].item)
                 self._slots.popleft()
                 self._pump()
+
+    async def _let_go(self, result: Frame, item: Item) -> None:
+        opened = self._streams.get(result.stream)
+        if opened is None:
+            self.statistics.discarded += 1
+            return
+        opened.held -= 1
+        if self._downstream is None:
+            self._sinks[result.stream].deliver(result)
+            return
+        result.budget_us = self._remaining_us(item)  # it may have waited here behind others
+        await self._downstream.send(result)
 
     @property
     def throughput_per_s(self) -> float:
@@ -351,8 +386,7 @@ class Stage:
         except TimeoutError:
             error = DeploymentNotFound(f"deployment {self.deployment.name!r} was removed while this stream was open")
             for stream, opened in list(self._streams.items()):
-                self.close_stream(stream, opened.upstream, error)
-                opened.upstream.close_stream(stream, error)
+                self._break_stream(stream, opened, error)
         for sink in list(self._sinks.values()):
             sink.close(DeploymentNotFound(f"deployment {self.deployment.name!r} was removed"))
         self._sinks.clear()
@@ -362,24 +396,3 @@ class Stage:
         if self._downstream is not None:
             await self._downstream.close()
         await self._host.close()
-
-
-def _wire_tensors(
-    deployment: Deployment, index: int, session: Session
-) -> tuple[tuple[int, ...], tuple[tuple[bool, int], ...]]:
-    """Resolve names to positions once: what to feed, and where each leaving tensor comes from."""
-    entering = [spec.name for spec in deployment.boundaries[index]]
-    made = [spec.name for spec in session.outputs]
-    missing = [spec.name for spec in session.inputs if spec.name not in entering]
-    if missing:
-        raise ModelInvalid(f"stage {index} needs {missing}, which no edge carries to it")
-    feeds = tuple(entering.index(spec.name) for spec in session.inputs)
-    leaving: list[tuple[bool, int]] = []
-    for spec in deployment.boundaries[index + 1]:
-        if spec.name in made:
-            leaving.append((True, made.index(spec.name)))
-        elif spec.name in entering:
-            leaving.append((False, entering.index(spec.name)))
-        else:
-            raise ModelInvalid(f"stage {index} neither makes nor receives {spec.name!r}, which must leave it")
-    return feeds, tuple(leaving)

@@ -18,13 +18,13 @@ from mesh.core.ids import DeploymentName, NodeId, Sha256, check_name, check_node
 from mesh.core.messages import Message
 from mesh.core.plan import Deployment, Fence
 from mesh.core.report import DeploymentReport, MeasuredModel
-from mesh.errors import ListenError, MeshError, ProtocolViolation
+from mesh.errors import ListenError, ProtocolViolation
 from mesh.v1 import node_pb2, node_pb2_grpc
 from mesh.wire import convert
 from mesh.wire.frame_codec import FrameAssembler
 from mesh.wire.links import AcceptedLink
 from mesh.wire.options import SERVER_OPTIONS
-from mesh.wire.status import abort
+from mesh.wire.status import answer_errors
 from mesh.wire.stream_codec import (
     decode_edge_request,
     decode_results_request,
@@ -113,10 +113,8 @@ def _decode_results_request(data: bytes, assembler: FrameAssembler | None) -> Me
 
 
 async def _serve(context: Any, work: Awaitable[None]) -> None:
-    try:
+    async with answer_errors(context):
         await work
-    except MeshError as error:
-        await abort(context, error)
 
 
 Unary = Callable[[Any, Any, Any], Awaitable[Any]]
@@ -126,10 +124,8 @@ def _translated(method: Unary) -> Unary:
     """A unary handler whose `MeshError`s become the call's status."""
 
     async def handle(self: Any, request: Any, context: Any) -> Any:
-        try:
+        async with answer_errors(context):
             return await method(self, request, context)
-        except MeshError as error:
-            return await abort(context, error)
 
     return handle
 
@@ -228,8 +224,6 @@ class _ContentServicer(node_pb2_grpc.ContentServiceServicer):
         return node_pb2.PutContentResponse()
 
     async def GetContent(self, request: Any, context: Any) -> AsyncIterator[Any]:
-        try:
+        async with answer_errors(context):
             async for total_bytes, chunk in self._handlers.get_content(request.sha256):
                 yield node_pb2.GetContentResponse(total_bytes=total_bytes, chunk=chunk)
-        except MeshError as error:
-            await abort(context, error)
