@@ -13,58 +13,22 @@ from functools import cache
 import onnx
 from onnx import shape_inference
 
-from mesh.core.tensor import DType, TensorSpec
+from mesh.core.tensor import Dimension, DType, TensorSpec
 from mesh.model.skeleton import make_skeleton
+from mesh.model.stand_ins import replace_runtime_operators
 from mesh.model.tensors import spec_of, value_of
 from mesh.model.traverse import domain_of
 
-INFERENCE_ROUNDS = 8
+INFERENCE_ROUNDS = 32
 """Each round passes one more layer of Loops and of operators that ONNX does not know; few models have any."""
 
-SAME_SHAPE = frozenset(
-    {
-        "BiasGelu",
-        "FastGelu",
-        "Gelu",
-        "QuickGelu",
-        "LayerNormalization",
-        "SimplifiedLayerNormalization",
-        "SkipLayerNormalization",
-        "SkipSimplifiedLayerNormalization",
-        "ScaledTanh",
-        "ParametricSoftplus",
-        "Affine",
-        "Scale",
-        "ImageScaler",
-    }
-)
-"""Runtime operators whose first output is like their first input in type and shape."""
-
-SAME_TYPE = frozenset(
-    {
-        "Attention",
-        "Crop",
-        "FusedConv",
-        "FusedGemm",
-        "FusedMatMul",
-        "MatMulNBits",
-        "MultiHeadAttention",
-        "NhwcMaxPool",
-        "QLinearAdd",
-        "QLinearAveragePool",
-        "QLinearConcat",
-        "QLinearGlobalAveragePool",
-        "QLinearLeakyRelu",
-        "QLinearMul",
-        "QLinearSigmoid",
-    }
-)
-"""Runtime operators whose first output has the element type of their first input."""
+SAME_TYPE = frozenset({"Attention", "Crop", "FusedMatMul", "MatMulNBits", "MultiHeadAttention", "NhwcMaxPool"})
+"""Runtime operators whose first output has the element type of their first input; the others have stand-ins."""
 
 
 @dataclass(frozen=True, slots=True)
 class Inference:
-    """What is known of a model's tensors. `skeleton` has shapes inside bodies too; its nodes are the model's."""
+    """What is known of a model's tensors. `skeleton` has its nodes at the model's positions, and shapes in bodies."""
 
     skeleton: onnx.ModelProto
     specs: dict[str, TensorSpec]
@@ -78,6 +42,7 @@ class Inference:
 def infer(model: onnx.ModelProto) -> Inference:
     """Infer types and shapes of `model`'s tensors. Never raises for a checked model."""
     skeleton = make_skeleton(model)
+    replace_runtime_operators(skeleton)
     failure = ""
     for _ in range(INFERENCE_ROUNDS):
         try:
@@ -165,6 +130,21 @@ def _loop_output(node: onnx.NodeProto, index: int, name: str, specs: dict[str, T
     return TensorSpec(name, made.dtype, tuple(a if a == b else "?" for a, b in pairs))
 
 
+def _product_shape(node: onnx.NodeProto, specs: dict[str, TensorSpec]) -> tuple[Dimension, ...] | None:
+    """The shape of a FusedMatMul, which transposes the last two axes of its factors on the way."""
+    shapes = [specs[name].shape if name in specs else None for name in node.input[:2]]
+    set_flags = {attribute.name for attribute in node.attribute if attribute.i}
+    if len(shapes) < 2 or shapes[0] is None or shapes[1] is None or {"transBatchA", "transBatchB"} & set_flags:
+        return None
+    one, other = shapes[0], shapes[1]
+    if min(len(one), len(other)) < 2 or (len(one) != len(other) and len(other) != 2):
+        return None
+    rows = one[-1] if "transA" in set_flags else one[-2]
+    columns = other[-2] if "transB" in set_flags else other[-1]
+    batch = one[:-2] if len(other) == 2 else tuple(b if a == 1 else a for a, b in zip(one, other, strict=True))[:-2]
+    return (*batch, rows, columns)
+
+
 def _output_spec(
     node: onnx.NodeProto, index: int, name: str, opsets: dict[str, int], specs: dict[str, TensorSpec]
 ) -> TensorSpec | None:
@@ -173,9 +153,8 @@ def _output_spec(
     if domain.startswith("com.microsoft"):
         if index or first is None:
             return None
-        if node.op_type in SAME_SHAPE:
-            return TensorSpec(name, first.dtype, first.shape)
-        return TensorSpec(name, first.dtype, None) if node.op_type in SAME_TYPE else None
+        shape = _product_shape(node, specs) if node.op_type == "FusedMatMul" else None
+        return TensorSpec(name, first.dtype, shape) if node.op_type in SAME_TYPE else None
     result = _result_type(node.op_type, domain, opsets.get(domain, 1), index)
     if isinstance(result, DType):
         return TensorSpec(name, result, None)

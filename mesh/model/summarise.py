@@ -92,7 +92,8 @@ class _Summary:
         return drafts
 
     def _flops(self, index: int) -> int:
-        return self.scales.flops(self.nodes[index])
+        # The skeleton's node: its bodies have shapes, and the runtime's own operators have stand-ins.
+        return self.scales.flops(self.inference.skeleton.graph.node[index])
 
     def sizes(self, drafts: Sequence[_Draft]) -> dict[str, int | None]:
         """Bytes of every tensor that could cross a cut; None where no frame can carry it."""

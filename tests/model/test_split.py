@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import onnx
+import onnxruntime
 import pytest
 
 from mesh.errors import UsageError
-from mesh.model.compare import generate_inputs, run_chained
+from mesh.model.compare import generate_inputs, run_chained, verify
 from mesh.model.extract import extract, segment_between
 from mesh.model.read import read_model
 from mesh.model.summarise import summarise
@@ -130,3 +131,21 @@ def test_segments_that_leave_a_gap_are_refused() -> None:
     first, *_, last = segments_at(graph, inner_positions(graph)[:2])
     with pytest.raises(UsageError, match="do not cover"):
         run_chained(run, source, graph, [first, last], generate_inputs(source.inputs, 0))
+
+
+@pytest.mark.parametrize("name", ["resnet18", "transformer", "quantised"])
+def test_models_that_the_runtime_optimised_can_be_cut(name: str, tmp_path: Path) -> None:
+    """Fused operators are outside ONNX, so parts are run and not checked."""
+    make = SMALL_MODELS.get(name) or ODD_MODELS["quantised_unsigned"]
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+    options.optimized_model_filepath = str(tmp_path / "optimised.onnx")
+    onnxruntime.InferenceSession(make().SerializeToString(), options, providers=["CPUExecutionProvider"])
+    source = read_model(tmp_path / "optimised.onnx")
+    assert any(node.domain == "com.microsoft" for node in source.proto.graph.node)
+    graph = summarise(source)
+    positions = inner_positions(graph)
+    assert len(positions) >= len(graph.groups) - 3, graph.notes
+    inputs = generate_inputs(source.inputs, 0)
+    for inner in (even_splits(graph, 2), even_splits(graph, 4), positions):
+        verify(run, source, graph, segments_at(graph, inner), inputs).require()
