@@ -17,7 +17,7 @@ from mesh.client.sinks import Sink, SinkRecord, open_sink
 from mesh.client.sources import RateSchedule, Source, SourceFrame, open_source
 from mesh.core.frame import Outcome, StreamClass
 from mesh.core.tensor import TensorSpec
-from mesh.errors import MeshError, MissingExtra, NotFound, RunFailed, TensorMismatch, UsageError
+from mesh.errors import MeshError, MissingExtra, NotFound, RunFailed, StorageError, TensorMismatch, UsageError
 from mesh.runtime.frame_stream import Answer, FrameStream, StreamOptions
 from nodes.output import print_json, say
 
@@ -112,6 +112,9 @@ def write_npz(path: Path, arrays: dict[str, Array]) -> None:
 
     from mesh.client.sinks.storage import storage_error
 
+    if path.exists() and not path.is_file():
+        # Replacing it would put a file in place of a device or a folder.
+        raise StorageError(f"{path} exists and is no regular file", hint="give the name of a new file with --output")
     partial = path.with_name(f".{path.name}.partial")
     try:
         with partial.open("wb") as file:
