@@ -249,6 +249,7 @@ class Stage:
         if opened.held >= opened.info.window:
             # Not the edge's fault: another node's edge carries other streams as well.
             upstream.consumed(size_bytes)
+            self.statistics.discarded += 1
             error = ProtocolViolation(f"more than the window of {opened.info.window} frames are at stage {self.index}")
             self._break_stream(frame.stream, opened, error)
             return

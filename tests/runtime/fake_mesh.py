@@ -1,0 +1,146 @@
+"""Real nodes on loopback ports with the gated fake engine, and deployments put on them over gRPC."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mesh.control.deployments import Key, key_of
+from mesh.core.ids import NodeId
+from mesh.core.plan import Deployment, Fence
+from mesh.discovery.memory import MemoryDiscovery, MemoryNetwork
+from mesh.engines.fake import FakeModel
+from mesh.runtime import node as node_module
+from mesh.runtime.deployment_driver import DeploymentDriver
+from mesh.runtime.frame_stream import FrameStream, StreamOptions
+from mesh.runtime.node import Node, NodeSettings
+from mesh.runtime.stage import Stage
+from mesh.runtime.supervise import Supervisor
+from mesh.wire.channel import NodeClient
+from tests.runtime.fake_models import FIRST, GatedEngine, digest_of, make_deployment, until
+from tests.runtime.mesh_on_loopback import probe_at_once
+
+
+@dataclass
+class FakeNode:
+    """A running daemon and what tests look at inside of it."""
+
+    node_id: NodeId
+    address: str
+    engine: GatedEngine
+    driver: DeploymentDriver
+    client: NodeClient
+    stop: asyncio.Event
+    task: asyncio.Task[None]
+
+    def stage(self, deployment: Deployment) -> Stage:
+        stage = self.driver.stage(key_of(deployment))
+        assert stage is not None, f"{deployment.name} is not loaded on {self.address}"
+        return stage
+
+    async def states(self) -> dict[Key, str]:
+        reports, _ = await self.client.list_deployments()
+        return {key_of(report.deployment): report.state for report in reports}
+
+    async def end(self) -> None:
+        self.stop.set()
+        await asyncio.wait({self.task})
+
+
+@dataclass
+class FakeMesh:
+    folder: Path
+    tasks: Supervisor
+    patch: pytest.MonkeyPatch
+    nodes: list[FakeNode] = field(default_factory=list)
+
+    def client(self, address: str) -> NodeClient:
+        return next(node.client for node in self.nodes if node.address == address)
+
+    async def start(self, name: str, listen: str = "127.0.0.1:0") -> FakeNode:
+        """Start a daemon; a name that ran before goes on with its data folder."""
+        engine = GatedEngine()
+        drivers: list[DeploymentDriver] = []
+
+        def make_driver(*arguments: Any) -> DeploymentDriver:
+            drivers.append(DeploymentDriver(*arguments))
+            return drivers[-1]
+
+        self.patch.setattr(node_module, "make_engine", lambda name: engine)
+        self.patch.setattr(node_module, "DeploymentDriver", make_driver)
+        stop, ready = asyncio.Event(), asyncio.get_running_loop().create_future()
+        node = Node(
+            NodeSettings(self.folder / name, listen, name, engine="fake", threads=1), MemoryDiscovery(MemoryNetwork())
+        )
+        task = self.tasks.spawn(node.run(stop, ready.set_result), f"node {name}")
+        await asyncio.wait({task, ready}, timeout=10, return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            task.result()
+        told = ready.result()
+        found = FakeNode(told.identity.node_id, told.address, engine, drivers[0], NodeClient(told.address), stop, task)
+        self.nodes.append(found)
+        return found
+
+    async def put(self, deployment: Deployment, models: Sequence[FakeModel]) -> None:
+        """Content, prepare and activate, from the tail to the head."""
+        for model, stage in reversed(list(zip(models, deployment.plan.stages, strict=True))):
+            client = self.client(deployment.addresses[stage.devices[0]])
+            await client.put_content(digest_of(model), model.to_bytes())
+            await client.prepare(deployment)
+        for stage in reversed(deployment.plan.stages):
+            await self.client(deployment.addresses[stage.devices[0]]).activate(key_of(deployment))
+
+    async def deploy(
+        self,
+        models: Sequence[FakeModel],
+        nodes: Sequence[FakeNode],
+        *,
+        name: str = "chain",
+        fence: Fence = FIRST,
+        window: int = 4,
+    ) -> Deployment:
+        addresses = {node.node_id: node.address for node in nodes}
+        deployment = make_deployment(models, addresses, name=name, fence=fence, window=window)
+        await self.put(deployment, models)
+        return deployment
+
+    @contextlib.asynccontextmanager
+    async def stream(self, deployment: Deployment, options: StreamOptions | None = None) -> AsyncIterator[FrameStream]:
+        stream = FrameStream(deployment, options or StreamOptions(), self.client, self.tasks)
+        try:
+            await stream.open()
+            yield stream
+        finally:
+            await stream.close()
+
+    async def is_clean(self, deployment: Deployment) -> None:
+        """Wait until no stream and no consumer is left on any node of `deployment`."""
+        for node in self.nodes:
+            stage = node.driver.stage(key_of(deployment))
+            if stage is not None and not node.task.done():
+                await until(lambda: not stage._streams and not stage._sinks, "an empty stage")  # noqa: B023
+
+
+@contextlib.asynccontextmanager
+async def open_mesh(folder: Path, patch: pytest.MonkeyPatch, count: int = 0) -> AsyncIterator[FakeMesh]:
+    """`count` nodes named n0, n1, ...; all are stopped in an orderly way at the end."""
+    probe_at_once(patch)
+    async with Supervisor() as tasks:
+        mesh = FakeMesh(folder, tasks, patch)
+        try:
+            for index in range(count):
+                await mesh.start(f"n{index}")
+            yield mesh
+        finally:
+            for node in mesh.nodes:
+                await node.client.close()
+            for node in mesh.nodes:
+                node.engine.gate.open()
+                node.engine.loading.open()
+                await node.end()
