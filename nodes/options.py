@@ -9,8 +9,8 @@ from typing import Annotated
 import typer
 
 from mesh.client.mesh_client import Mesh
-from mesh.discovery.interfaces import interfaces_to_browse
 from mesh.errors import UsageError
+from nodes.output import say
 
 CoordinatorOption = Annotated[
     str | None,
@@ -49,8 +49,7 @@ def open_mesh(coordinator: str | None, peers: list[str] | None, interfaces: list
     """A connection as the shared options describe it."""
     if not mdns and not peers and not coordinator:
         raise UsageError("without mDNS there must be a --peer or a --coordinator to ask")
-    chosen = interfaces or (interfaces_to_browse() if mdns else [])
-    return Mesh(peers=peers or (), interfaces=chosen, mdns=mdns, coordinator=coordinator)
+    return Mesh(peers=peers or (), interfaces=interfaces or (), mdns=mdns, coordinator=coordinator, warn=say)
 
 
 def default_data_dir(kind: str) -> Path:

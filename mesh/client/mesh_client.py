@@ -22,6 +22,7 @@ from mesh.core.plan import Deployment, Objective, PlanOptions
 from mesh.core.report import DeploymentReport, NodeView
 from mesh.core.tensor import Tensor, TensorSpec
 from mesh.discovery import DiscoverySettings, make_discovery
+from mesh.discovery.interfaces import interfaces_to_browse
 from mesh.errors import MeshError, MissingExtra, NotFound, RunFailed, TensorMismatch
 from mesh.runtime.coordinator import CoordinatorPort
 from mesh.runtime.frame_stream import Answer, FrameStream, StreamOptions
@@ -200,8 +201,8 @@ class Mesh:
         only: frozenset[NodeId] | None = None,
         warn: Callable[[str], None] = _be_quiet,
     ) -> None:
-        self._peers = tuple(peers)
-        self._interfaces = tuple(interfaces)
+        self._peers = tuple(peers) or tuple(os.environ.get("MESH_PEER", "").split())
+        self._interfaces = tuple(interfaces) or tuple(os.environ.get("MESH_INTERFACE", "").split())
         self._mdns = mdns
         self._coordinator_address = coordinator
         self._only = only
@@ -211,7 +212,8 @@ class Mesh:
 
     async def __aenter__(self) -> Mesh:
         names = [*(["mdns"] if self._mdns else []), *(["static"] if self._peers or not self._mdns else [])]
-        discovery = make_discovery(names, DiscoverySettings(self._interfaces, self._peers))
+        interfaces = self._interfaces or (interfaces_to_browse() if self._mdns else ())
+        discovery = make_discovery(names, DiscoverySettings(interfaces, self._peers))
         async with contextlib.AsyncExitStack() as stack:
             await stack.enter_async_context(self.tasks)
             opening = open_coordinator(
@@ -252,7 +254,7 @@ class Mesh:
         """Plan the ONNX model at `path` on the nodes that answer, put it in force, and return it."""
         data = await asyncio.to_thread(read_model_file, Path(path))
         options = PlanOptions(objective=Objective(objective), stages=stages)
-        chosen = name or make_name(Path(path).stem, "model")
+        chosen = name if name is not None else make_name(Path(path).stem, "model")
         return Model(self, await self.coordinator.deploy(data, chosen, options, _be_quiet))
 
     async def model(self, name: str) -> Model:
@@ -290,8 +292,9 @@ def connect(
     """Connect to the mesh: `async with mesh.connect() as m`.
 
     `peers`: "host:port" of nodes where multicast does not reach; `mdns=False` uses only those.
-    `interfaces`: names or addresses for mDNS; by itself it takes all that carry multicast.
-    `coordinator`: "host:port"; default is MESH_COORDINATOR, else planning happens in this process.
+    `interfaces`: names or addresses for mDNS; by itself it takes all that carry multicast, and loopback.
+    `coordinator`: "host:port"; else one that is found, else planning happens in this process.
+    What is not given is taken from MESH_PEER, MESH_INTERFACE (several by spaces) and MESH_COORDINATOR.
     """
     return Mesh(peers=peers, interfaces=interfaces, mdns=mdns, coordinator=coordinator)
 

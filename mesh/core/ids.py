@@ -36,6 +36,8 @@ def check_name(name: str, what: str) -> str:
 
 def make_name(text: str, fallback: str) -> str:
     """Turn free text such as a file name into a valid name; `fallback` if nothing of it remains."""
+    if NAME_PATTERN.fullmatch(text):
+        return text
     name = re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:63].strip("-")
     return name or fallback
 

@@ -154,8 +154,8 @@ def running_mesh(folder: Path) -> Iterator[str]:
     with ExitStack() as stack:
         peers = [word for address in nodes for word in ("--peer", address)]
         for name, command in (
-            ("coordinator", ["coordinator", "--listen", coordinator, *peers]),
-            *((f"node{number}", ["node", "--listen", address]) for number, address in enumerate(nodes)),
+            ("coordinator", ["coordinator", "--no-mdns", "--listen", coordinator, *peers]),
+            *((f"node{number}", ["node", "--no-mdns", "--listen", address]) for number, address in enumerate(nodes)),
         ):
             options = ("--data-dir", str(folder / name), "--name", name)
             stack.enter_context(running(*command, *options, log=folder / f"{name}.log"))
@@ -178,7 +178,12 @@ def test_python_blocks_run(tmp_path: Path) -> None:
     for name in ("digits.onnx", "digits_test.npz"):
         shutil.copy(ROOT / "nodes" / "demo_data" / name, tmp_path)
     with running_mesh(tmp_path) as coordinator:
-        environment = {**os.environ, "MESH_COORDINATOR": coordinator, "PYTHONPATH": str(ROOT)}
+        environment = {
+            **os.environ,
+            "MESH_COORDINATOR": coordinator,
+            "MESH_INTERFACE": "127.0.0.1",
+            "PYTHONPATH": str(ROOT),
+        }
         for block in blocks:
             done = subprocess.run(
                 [sys.executable, "-c", block], env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=60
