@@ -201,8 +201,11 @@ class Mesh:
         only: frozenset[NodeId] | None = None,
         warn: Callable[[str], None] = _be_quiet,
     ) -> None:
-        self._peers = tuple(peers) or tuple(os.environ.get("MESH_PEER", "").split())
-        self._interfaces = tuple(interfaces) or tuple(os.environ.get("MESH_INTERFACE", "").split())
+        # A mesh of particular nodes is complete as it is described: the environment is about another one.
+        environment = os.environ if only is None else {}
+        self._peers = tuple(peers) or tuple(environment.get("MESH_PEER", "").split())
+        self._interfaces = tuple(interfaces) or tuple(environment.get("MESH_INTERFACE", "").split())
+        self._coordinator_environment = environment.get(ENVIRONMENT)
         self._mdns = mdns
         self._coordinator_address = coordinator
         self._only = only
@@ -221,7 +224,7 @@ class Mesh:
                 self.tasks,
                 settles=self._mdns,
                 argument=self._coordinator_address,
-                environment=os.environ.get(ENVIRONMENT),
+                environment=self._coordinator_environment,
                 warn=self._warn,
                 only=self._only,
             )
