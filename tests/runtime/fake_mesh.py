@@ -15,7 +15,7 @@ from mesh.control.deployments import Key, key_of
 from mesh.core.ids import NodeId
 from mesh.core.plan import Deployment, Fence
 from mesh.discovery.memory import MemoryDiscovery, MemoryNetwork
-from mesh.engines.fake import FakeModel
+from mesh.engines.contract import Engine
 from mesh.runtime import node as node_module
 from mesh.runtime.deployment_driver import DeploymentDriver
 from mesh.runtime.frame_stream import FrameStream, StreamOptions
@@ -23,7 +23,7 @@ from mesh.runtime.node import Node, NodeSettings
 from mesh.runtime.stage import Stage
 from mesh.runtime.supervise import Supervisor
 from mesh.wire.channel import NodeClient
-from tests.runtime.fake_models import FIRST, GatedEngine, digest_of, make_deployment, until
+from tests.runtime.fake_models import FIRST, GatedEngine, Loadable, digest_of, make_deployment, until
 from tests.runtime.mesh_on_loopback import probe_at_once
 
 
@@ -59,24 +59,29 @@ class FakeMesh:
     tasks: Supervisor
     patch: pytest.MonkeyPatch
     nodes: list[FakeNode] = field(default_factory=list)
+    loads_on_start: bool = True
+    """False: engines of nodes that are started from now on wait before loading."""
 
     def client(self, address: str) -> NodeClient:
         return next(node.client for node in self.nodes if node.address == address)
 
-    async def start(self, name: str, listen: str = "127.0.0.1:0") -> FakeNode:
-        """Start a daemon; a name that ran before goes on with its data folder."""
+    async def start(self, name: str, other: Engine | None = None) -> FakeNode:
+        """Start a daemon, on `other` in place of the gated engine; a name that ran before goes on with its folder."""
         engine = GatedEngine()
+        if not self.loads_on_start:
+            engine.loading.close()
         drivers: list[DeploymentDriver] = []
 
         def make_driver(*arguments: Any) -> DeploymentDriver:
             drivers.append(DeploymentDriver(*arguments))
             return drivers[-1]
 
-        self.patch.setattr(node_module, "make_engine", lambda name: engine)
+        self.patch.setattr(node_module, "make_engine", lambda name: other or engine)
         self.patch.setattr(node_module, "DeploymentDriver", make_driver)
         stop, ready = asyncio.Event(), asyncio.get_running_loop().create_future()
         node = Node(
-            NodeSettings(self.folder / name, listen, name, engine="fake", threads=1), MemoryDiscovery(MemoryNetwork())
+            NodeSettings(self.folder / name, "127.0.0.1:0", name, engine="fake", threads=1),
+            MemoryDiscovery(MemoryNetwork()),
         )
         task = self.tasks.spawn(node.run(stop, ready.set_result), f"node {name}")
         await asyncio.wait({task, ready}, timeout=10, return_when=asyncio.FIRST_COMPLETED)
@@ -87,7 +92,7 @@ class FakeMesh:
         self.nodes.append(found)
         return found
 
-    async def put(self, deployment: Deployment, models: Sequence[FakeModel]) -> None:
+    async def put(self, deployment: Deployment, models: Sequence[Loadable]) -> None:
         """Content, prepare and activate, from the tail to the head."""
         for model, stage in reversed(list(zip(models, deployment.plan.stages, strict=True))):
             client = self.client(deployment.addresses[stage.devices[0]])
@@ -98,7 +103,7 @@ class FakeMesh:
 
     async def deploy(
         self,
-        models: Sequence[FakeModel],
+        models: Sequence[Loadable],
         nodes: Sequence[FakeNode],
         *,
         name: str = "chain",

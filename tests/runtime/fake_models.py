@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Protocol
 
 from mesh.core.ids import DeploymentName, NodeId, Sha256
 from mesh.core.plan import Deployment, Fence, Objective, Plan, Prediction, Segment, Stage
@@ -69,12 +70,24 @@ def chain(count: int) -> list[FakeModel]:
     return [add_one(names[index], names[index + 1]) for index in range(count)]
 
 
-def digest_of(model: FakeModel) -> Sha256:
+class Loadable(Protocol):
+    """What a deployment is made of: a `FakeModel`, or anything else that some engine loads."""
+
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]: ...
+
+    @property
+    def outputs(self) -> tuple[TensorSpec, ...]: ...
+
+    def to_bytes(self) -> bytes: ...
+
+
+def digest_of(model: Loadable) -> Sha256:
     return Sha256(hashlib.sha256(model.to_bytes()).hexdigest())
 
 
 def make_deployment(
-    models: Sequence[FakeModel],
+    models: Sequence[Loadable],
     addresses: Mapping[NodeId, str],
     *,
     boundaries: Sequence[Sequence[str]] | None = None,
