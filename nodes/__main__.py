@@ -1,5 +1,17 @@
-"""`python -m nodes` is `mesh`."""
+"""`python -m nodes` is `mesh`, and where that begins: before anything that takes long to import."""
 
-from nodes.cli import main
+import sys
 
-main()
+
+def main() -> None:
+    """Entry point of the `mesh` command."""
+    try:
+        from nodes.cli import main as run
+
+        run()
+    except KeyboardInterrupt:  # while modules were being imported
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

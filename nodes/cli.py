@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from mesh import __version__
 from mesh.discovery.interfaces import interfaces_to_browse
+from mesh.errors import UsageError
 from nodes.options import (
     CoordinatorOption,
     InterfaceOption,
@@ -21,7 +24,7 @@ from nodes.options import (
     default_data_dir,
     open_mesh,
 )
-from nodes.output import command, run_async
+from nodes.output import command, fail_to_print, leave, print_json, run_async
 
 app = typer.Typer(
     name="mesh",
@@ -32,6 +35,12 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+USAGE_ERROR: Any = typer.BadParameter.__bases__[0]
+"""What Typer raises for arguments that it cannot parse; it exports only this one kind of them by name."""
+
+OUTPUT_ERRORS = frozenset({errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})
+"""Of standard output, such as a file on a disk that is full; files that a command writes have errors of their own."""
 
 StagesOption = Annotated[
     int | None, typer.Option("--stages", metavar="K", min=1, help="Force exactly K stages instead of the best plan.")
@@ -323,4 +332,26 @@ def verify(
 
 def main() -> None:
     """Entry point of the `mesh` command."""
-    sys.exit(app())
+    leave(run_command(sys.argv[1:]))
+
+
+def run_command(arguments: Sequence[str]) -> int:
+    """Run `mesh ARGUMENTS`; returns the exit code."""
+    try:
+        return _run(arguments)
+    except OSError as error:
+        if error.errno not in OUTPUT_ERRORS or error.filename is not None:
+            raise
+        return fail_to_print(error)
+
+
+def _run(arguments: Sequence[str]) -> int:
+    try:
+        return int(app(arguments, standalone_mode=False) or 0)
+    except Exception as error:
+        if not isinstance(error, USAGE_ERROR):
+            raise
+        error.show()
+        if "--json" in arguments:
+            print_json({"error": {"code": UsageError.code, "message": error.format_message(), "hint": ""}})
+        return int(error.exit_code)

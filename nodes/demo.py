@@ -19,7 +19,7 @@ from mesh.core.plan import PlanOptions
 from mesh.errors import RunFailed
 from nodes.local_mesh import LOOPBACK, LocalNode, local_nodes
 from nodes.output import print_json, run_async, say
-from nodes.sensor import Tally
+from nodes.sensor import Tally, make_schedule
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -40,7 +40,7 @@ REFRESHES_PER_S = 8
 
 def run_demo(nodes: int, rate_hz: float | None, as_json: bool) -> None:
     """Run the demo; raises `MeshError` where any part of it fails."""
-    schedule = RateSchedule(rate_hz) if rate_hz is not None else None
+    schedule = make_schedule(rate_hz)
     document = run_async(_demo(nodes, schedule, as_json))
     if as_json:
         print_json(document)

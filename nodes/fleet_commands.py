@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mesh.client.mesh_client import Mesh, read_model_file
-from mesh.core.ids import make_name
+from mesh.core.ids import check_name, make_name
 from mesh.core.plan import Objective, Plan, PlanOptions
 from mesh.errors import MissingExtra, NoNodes, NotFound, UsageError
 from mesh.runtime.coordinator import NO_NODES_HINT
@@ -19,8 +19,11 @@ from nodes.output import print_json, say
 async def show_nodes(connection: Mesh, as_json: bool) -> None:
     async with connection as mesh:
         views = await mesh.nodes()
-    if not views:
-        raise NoNodes("no node was found", hint=NO_NODES_HINT)
+    if all(view.is_lost for view in views):
+        told = (
+            f"no node answers: {', '.join(view.capabilities.name for view in views)}" if views else "no node was found"
+        )
+        raise NoNodes(told, hint=NO_NODES_HINT)
     if as_json:
         print_json({"nodes": [render.node_document(view) for view in views]})
     else:
@@ -97,7 +100,7 @@ async def deploy(
 ) -> None:
     data = await asyncio.to_thread(read_model_file, model)
     options = make_options(data, objective, stages, plan)
-    chosen = name or make_name(model.stem, "model")
+    chosen = check_name(name, "deployment") if name is not None else make_name(model.stem, "model")
     async with connection as mesh:
         deployment = await mesh.coordinator.deploy(data, chosen, options, say)
         names = {view.capabilities.node_id: view.capabilities.name for view in await mesh.nodes()}

@@ -10,6 +10,7 @@ import typer
 
 from mesh.client.mesh_client import Mesh
 from mesh.errors import UsageError
+from mesh.runtime.locate import ENVIRONMENT
 from nodes.output import say
 
 CoordinatorOption = Annotated[
@@ -49,6 +50,8 @@ def open_mesh(coordinator: str | None, peers: list[str] | None, interfaces: list
     """A connection as the shared options describe it."""
     if not mdns and not peers and not coordinator:
         raise UsageError("without mDNS there must be a --peer or a --coordinator to ask")
+    if coordinator == os.environ.get(ENVIRONMENT):
+        coordinator = None  # the mesh reads it itself, and says so where it does not answer
     return Mesh(peers=peers or (), interfaces=interfaces or (), mdns=mdns, coordinator=coordinator, warn=say)
 
 

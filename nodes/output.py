@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import functools
 import json
 import os
 import signal
 import sys
-from collections.abc import Callable, Coroutine
-from typing import Any, ParamSpec, TypeVar
+import threading
+import time
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, NoReturn, ParamSpec, TypeVar
 
 import typer
 
@@ -20,6 +23,12 @@ Value = TypeVar("Value")
 
 EXIT_INTERRUPTED = 130
 
+IMPATIENCE_S = 0.5
+"""A second Ctrl-C after this is meant; sooner, a wrapper and the terminal may both have passed on the first one."""
+
+THREAD_GRACE_S = 1.0
+"""For threads to end once their command has. Those that read a file or compute take less."""
+
 
 def say(text: str) -> None:
     """To the person, not to the program that reads standard output."""
@@ -28,7 +37,7 @@ def say(text: str) -> None:
 
 def print_json(document: object) -> None:
     """One document; numbers are finite by the time they get here."""
-    typer.echo(json.dumps(document, allow_nan=False))
+    print(json.dumps(document, allow_nan=False))
 
 
 def fail(error: MeshError, as_json: bool) -> typer.Exit:
@@ -53,35 +62,87 @@ def command(function: Callable[Parameters, None]) -> Callable[Parameters, None]:
             raise fail(error, as_json) from None
         except KeyboardInterrupt:
             raise typer.Exit(EXIT_INTERRUPTED) from None
-        except BrokenPipeError:
-            # The reader of our output has seen enough; the interpreter must not try to flush it again.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            raise typer.Exit(1) from None
+        except BrokenPipeError as error:
+            raise typer.Exit(fail_to_print(error)) from None
 
     return run
 
 
 def run_async(work: Coroutine[Any, Any, Value]) -> Value:
-    """Run a command's coroutine; Ctrl-C and SIGTERM cancel it, so that everything is closed in order."""
+    """Run a command's coroutine; Ctrl-C and SIGTERM cancel it, so that everything is closed in order.
+
+    Interrupted again after a while, the process ends at once.
+    """
 
     async def main() -> Value:
         task = asyncio.current_task()
         assert task is not None  # noqa: S101 - this is a coroutine
         loop = asyncio.get_running_loop()
-        interrupted = False
+        loop.set_default_executor(_Threads())
+        interrupted_at: float | None = None
 
         def interrupt() -> None:
-            nonlocal interrupted
-            interrupted = True
-            task.cancel()
+            nonlocal interrupted_at
+            now = time.monotonic()
+            if interrupted_at is None:
+                interrupted_at = now
+                task.cancel()
+            elif now - interrupted_at > IMPATIENCE_S:
+                os._exit(EXIT_INTERRUPTED)
 
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, interrupt)
         try:
             return await work
-        except asyncio.CancelledError:
-            if interrupted:
+        except (asyncio.CancelledError, MeshError):
+            if interrupted_at is not None:  # whatever came of it: this is why
                 raise KeyboardInterrupt from None
             raise
 
     return asyncio.run(main())
+
+
+class _Threads(concurrent.futures.ThreadPoolExecutor):
+    """The event loop's threads. One that waits for a pipe or a device cannot be woken; it keeps nobody waiting."""
+
+    def __init__(self) -> None:
+        self._workers: list[threading.Thread] = []
+        super().__init__(
+            thread_name_prefix="mesh", initializer=lambda: self._workers.append(threading.current_thread())
+        )
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        super().shutdown(wait=False, cancel_futures=cancel_futures)
+        if wait:
+            _join(self._workers, THREAD_GRACE_S)
+
+
+def _join(threads: Sequence[threading.Thread], limit_s: float) -> bool:
+    """Whether all of them ended within the limit."""
+    deadline = time.monotonic() + limit_s
+    for thread in threads:
+        thread.join(max(0.0, deadline - time.monotonic()))
+    return not any(thread.is_alive() for thread in threads)
+
+
+def leave(code: int) -> NoReturn:
+    """End the process with `code`, after what was printed has left it."""
+    try:
+        for stream in (sys.stdout, sys.stderr):
+            if stream is not None:  # closed by whoever started us
+                stream.flush()
+    except OSError as error:
+        code = code or fail_to_print(error)
+    others = [thread for thread in threading.enumerate() if thread is not threading.current_thread()]
+    if not _join([thread for thread in others if not thread.daemon], 0.0):
+        os._exit(code)  # sys.exit would wait for them
+    sys.exit(code)
+
+
+def fail_to_print(error: OSError) -> int:
+    """What was printed could not leave the process. A reader that has seen enough needs no words."""
+    # Else the interpreter would try to flush it again at the end.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    if not isinstance(error, BrokenPipeError):
+        say(f"error: standard output cannot be written: {error.strerror}")
+    return 1

@@ -3,21 +3,34 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import io
 import math
+import os
 import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from mesh.client.mesh_client import Mesh, Result
 from mesh.client.sinks import Sink, SinkRecord, open_sink
 from mesh.client.sources import RateSchedule, Source, SourceFrame, open_source
+from mesh.client.sources.arrays import MAX_NPZ_BYTES
+from mesh.client.sources.files import open_file
 from mesh.core.frame import Outcome, StreamClass
 from mesh.core.tensor import TensorSpec
-from mesh.errors import MeshError, MissingExtra, NotFound, RunFailed, StorageError, TensorMismatch, UsageError
+from mesh.errors import (
+    MeshError,
+    MissingExtra,
+    RunFailed,
+    SourceUnreadable,
+    StorageError,
+    TensorMismatch,
+    UsageError,
+)
 from mesh.runtime.frame_stream import Answer, FrameStream, StreamOptions
 from nodes.output import print_json, say
 
@@ -31,6 +44,22 @@ PULL_AHEAD = 2
 """Frames read from a lossless source before the mesh takes them."""
 
 PROGRESS_INTERVAL_S = 1.0
+
+SLOWEST_RATE_HZ = 1 / 86_400
+"""A frame a day; a stream that is slower than that would only seem to hang."""
+
+SINK_GRACE_S = 2.0
+"""For a sink to take the last answers of a stream that broke; a pipe that nobody reads never does."""
+
+MAX_DEADLINE_S = 86_400
+"""A day: who waits longer than that needs no deadline, and it must fit into a frame's header."""
+
+
+def make_schedule(rate_hz: float | None) -> RateSchedule | None:
+    """As `--rate` says; raises `UsageError` for a rate that makes no sense."""
+    if rate_hz is not None and 0 < rate_hz < SLOWEST_RATE_HZ:
+        raise UsageError(f"a rate of {rate_hz} frames per second is less than one frame a day")
+    return RateSchedule(rate_hz) if rate_hz is not None else None
 
 
 # infer --------------------------------------------------------------------------------------------
@@ -47,20 +76,30 @@ def read_feeds(path: Path, inputs: Sequence[TensorSpec]) -> tuple[list[dict[str,
         raise MissingExtra(
             "reading .npz needs NumPy", hint="install the extra infermesh[numpy]: pip install '.[numpy]' in a clone"
         ) from None
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            if not hasattr(archive, "files"):
+    with open_file(path) as file:
+        try:
+            archive = np.load(file, allow_pickle=False)
+            if isinstance(archive, np.ndarray):
                 raise UsageError(
                     f"{path} holds one array without a name", hint="save it with numpy.savez(path, NAME=array)"
                 )
+            total = sum(member.file_size for member in archive.zip.infolist())
+            if total > MAX_NPZ_BYTES:
+                raise SourceUnreadable(f"{path} unpacks to {total} bytes, the limit is {MAX_NPZ_BYTES}")
             arrays = {name: archive[name] for name in archive.files}
-    except FileNotFoundError:
-        raise NotFound(f"there is no file {path}") from None
-    except MeshError:
-        raise
-    except Exception as error:  # numpy raises zipfile's, zlib's, struct's and its own
-        raise UsageError(f"{path} is no readable .npz file: {error}") from None
+        except MeshError:
+            raise
+        except Exception as error:  # numpy raises zipfile's, zlib's, struct's and its own
+            raise SourceUnreadable(
+                f"{path} is no readable .npz file: {_explain(error)}",
+                hint="save plain numeric arrays: numpy.savez(path, NAME=array)",
+            ) from None
     return split_frames(arrays, inputs)
+
+
+def _explain(error: Exception) -> str:
+    """NumPy takes everything that it does not know for a pickle, and then advises to allow that."""
+    return "it holds Python objects, or is damaged" if "pickle" in str(error) else str(error)
 
 
 def split_frames(arrays: dict[str, Array], inputs: Sequence[TensorSpec]) -> tuple[list[dict[str, Array]], bool]:
@@ -76,6 +115,8 @@ def split_frames(arrays: dict[str, Array], inputs: Sequence[TensorSpec]) -> tupl
     counts = {name: len(arrays[name]) for name in names}
     if len(set(counts.values())) != 1:
         raise TensorMismatch(f"the inputs have different numbers of frames: {counts}")
+    if counts[names[0]] == 0:
+        raise TensorMismatch("the arrays hold no frames")
     return [{name: arrays[name][index] for name in names} for index in range(counts[names[0]])], True
 
 
@@ -115,7 +156,7 @@ def write_npz(path: Path, arrays: dict[str, Array]) -> None:
     if path.exists() and not path.is_file():
         # Replacing it would put a file in place of a device or a folder.
         raise StorageError(f"{path} exists and is no regular file", hint="give the name of a new file with --output")
-    partial = path.with_name(f".{path.name}.partial")
+    partial = path.with_name(f".{path.name[:100]}.{os.getpid()}.partial")
     try:
         with partial.open("wb") as file:
             np.savez(file, **arrays)  # type: ignore[arg-type]
@@ -229,6 +270,11 @@ class SensorRun:
         stream.finish()
 
 
+def open_stdin() -> BinaryIO:
+    """Standard input; an empty one where the caller has closed it."""
+    return sys.stdin.buffer if sys.stdin is not None else io.BytesIO()
+
+
 async def stream(
     connection: Mesh,
     name: str,
@@ -239,15 +285,18 @@ async def stream(
     deadline_s: float | None,
     as_json: bool,
 ) -> None:
-    schedule = RateSchedule(rate_hz) if rate_hz is not None else None
-    if deadline_s is not None and not (math.isfinite(deadline_s) and deadline_s > 0):
-        raise UsageError(f"a deadline of {deadline_s} s makes no sense", hint="give a number above 0")
+    schedule = make_schedule(rate_hz)
+    if deadline_s is not None and not 0 < deadline_s <= MAX_DEADLINE_S:
+        raise UsageError(
+            f"a deadline of {deadline_s:g} s makes no sense", hint=f"give a number above 0, at most {MAX_DEADLINE_S}"
+        )
     async with connection as mesh:
         model = await mesh.model(name)
-        source = open_source(source_url, model.inputs, stdin=sys.stdin.buffer)
+        # In threads: to open a named pipe waits for its other end.
+        source = await asyncio.to_thread(open_source, source_url, model.inputs, stdin=open_stdin())
         try:
-            sink = open_sink(sink_url, model.outputs, stdout=sys.stdout)
-        except MeshError:
+            sink = await asyncio.to_thread(open_sink, sink_url, model.outputs, stdout=sys.stdout)
+        except (MeshError, asyncio.CancelledError):
             source.close()
             raise
         if schedule is None and live and source.natural_rate_hz is not None:
@@ -257,9 +306,12 @@ async def stream(
         try:
             async with mesh.open_stream(model.deployment, options) as frames:
                 await run.run(mesh, frames)
-        finally:
-            # An interrupt or a lost node: what was answered until then stands.
-            await asyncio.to_thread(sink.close)
+        except BaseException:
+            # An interrupt or a lost node: what was answered until then stands, if the sink takes it.
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(asyncio.to_thread(sink.close), SINK_GRACE_S)
+            raise
+        await asyncio.to_thread(sink.close)
     writes_to_stdout = sink_url == "-" or sink_url.startswith("jsonl:-")
     if as_json and not writes_to_stdout:
         print_json(run.tally.document())
