@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import concurrent.futures
 import functools
 import json
 import os
 import signal
 import sys
-import threading
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine
 from typing import Any, NoReturn, ParamSpec, TypeVar
 
 import typer
 
 from mesh.errors import MeshError
+from mesh.runtime.threads import PatientThreads, are_threads_left
 
 Parameters = ParamSpec("Parameters")
 Value = TypeVar("Value")
@@ -25,9 +24,6 @@ EXIT_INTERRUPTED = 130
 
 IMPATIENCE_S = 0.5
 """A second Ctrl-C after this is meant; sooner, a wrapper and the terminal may both have passed on the first one."""
-
-THREAD_GRACE_S = 1.0
-"""For threads to end once their command has. Those that read a file or compute take less."""
 
 
 def say(text: str) -> None:
@@ -78,7 +74,7 @@ def run_async(work: Coroutine[Any, Any, Value]) -> Value:
         task = asyncio.current_task()
         assert task is not None  # noqa: S101 - this is a coroutine
         loop = asyncio.get_running_loop()
-        loop.set_default_executor(_Threads())
+        loop.set_default_executor(PatientThreads())
         interrupted_at: float | None = None
 
         def interrupt() -> None:
@@ -102,29 +98,6 @@ def run_async(work: Coroutine[Any, Any, Value]) -> Value:
     return asyncio.run(main())
 
 
-class _Threads(concurrent.futures.ThreadPoolExecutor):
-    """The event loop's threads. One that waits for a pipe or a device cannot be woken; it keeps nobody waiting."""
-
-    def __init__(self) -> None:
-        self._workers: list[threading.Thread] = []
-        super().__init__(
-            thread_name_prefix="mesh", initializer=lambda: self._workers.append(threading.current_thread())
-        )
-
-    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        super().shutdown(wait=False, cancel_futures=cancel_futures)
-        if wait:
-            _join(self._workers, THREAD_GRACE_S)
-
-
-def _join(threads: Sequence[threading.Thread], limit_s: float) -> bool:
-    """Whether all of them ended within the limit."""
-    deadline = time.monotonic() + limit_s
-    for thread in threads:
-        thread.join(max(0.0, deadline - time.monotonic()))
-    return not any(thread.is_alive() for thread in threads)
-
-
 def leave(code: int) -> NoReturn:
     """End the process with `code`, after what was printed has left it."""
     try:
@@ -133,8 +106,7 @@ def leave(code: int) -> NoReturn:
                 stream.flush()
     except OSError as error:
         code = code or fail_to_print(error)
-    others = [thread for thread in threading.enumerate() if thread is not threading.current_thread()]
-    if not _join([thread for thread in others if not thread.daemon], 0.0):
+    if are_threads_left():
         os._exit(code)  # sys.exit would wait for them
     sys.exit(code)
 

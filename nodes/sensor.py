@@ -309,7 +309,8 @@ async def stream(
         except BaseException:
             # An interrupt or a lost node: what was answered until then stands, if the sink takes it.
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(asyncio.to_thread(sink.close), SINK_GRACE_S)
+                async with asyncio.timeout(SINK_GRACE_S):
+                    await asyncio.to_thread(sink.close)
             raise
         await asyncio.to_thread(sink.close)
     writes_to_stdout = sink_url == "-" or sink_url.startswith("jsonl:-")
