@@ -105,7 +105,8 @@ def leave(code: int) -> NoReturn:
             if stream is not None:  # closed by whoever started us
                 stream.flush()
     except OSError as error:
-        code = code or fail_to_print(error)
+        failure = fail_to_print(error)
+        code = code or failure
     if are_threads_left():
         os._exit(code)  # sys.exit would wait for them
     sys.exit(code)
