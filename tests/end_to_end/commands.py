@@ -26,6 +26,11 @@ MESH = (sys.executable, "-m", "nodes")
 ERROR_LIMIT_S = 4.0
 """What is promised: from the fault, or the start of the command, to its exit."""
 
+USUAL_START_S = 0.4
+"""Of `mesh --version` on a machine with nothing else to do, generously."""
+
+CORES_USED = 2
+
 START_LIMIT_S = 30.0
 COMMAND_LIMIT_S = 45.0
 """For commands that do what they are asked; one that hangs fails its test rather than the run."""
@@ -63,7 +68,7 @@ class Ended:
         """
         assert self.code == exit_code, self.told()
         self.check_orderly()
-        assert self.seconds <= within_s, f"took {self.seconds:.2f} s, {within_s:g} s are allowed: {self.told()}"
+        self.check_time(within_s)
         told = self.stderr
         if "--json" in self.arguments:
             problem = self.document()["error"]
@@ -78,8 +83,14 @@ class Ended:
     def interrupted(self, within_s: float = ERROR_LIMIT_S) -> Ended:
         assert self.code == 130, self.told()
         self.check_orderly()
-        assert self.seconds <= within_s, f"took {self.seconds:.2f} s: {self.told()}"
+        self.check_time(within_s)
         return self
+
+    def check_time(self, within_s: float) -> None:
+        """A machine that is busy with other things is excused in proportion to how slow it is right now."""
+        if self.seconds > within_s:
+            allowed_s = within_s * max(1.0, measure_start_s() / USUAL_START_S)
+            assert self.seconds <= allowed_s, f"took {self.seconds:.2f} s, {allowed_s:.2f} s are allowed: {self.told()}"
 
     def check_orderly(self) -> None:
         for sign in ("Traceback", "Warning", "never awaited", "never retrieved", "chttp2", "Exception ignored"):
@@ -95,7 +106,7 @@ class Running:
 
     def __init__(self, *arguments: str, environ: Mapping[str, str] | None = None, stdin: int | None = None) -> None:
         self.arguments = arguments
-        self._files = tempfile.TemporaryFile("w+"), tempfile.TemporaryFile("w+")
+        self._files = tempfile.TemporaryFile("w+"), tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed with this
         self.process = subprocess.Popen(
             [*MESH, *arguments],
             stdin=subprocess.DEVNULL if stdin is None else stdin,
@@ -155,10 +166,21 @@ def run(*arguments: str, environ: Mapping[str, str] | None = None, stdin: int | 
 
 
 def run_together(*commands: Sequence[str]) -> list[Ended]:
-    """Run commands at the same time, to use all cores."""
-    with contextlib.ExitStack() as stack:
-        running = [stack.enter_context(Running(*arguments)) for arguments in commands]
-        return [each.wait() for each in running]
+    """Run commands, as many at the same time as there are cores on a small machine."""
+    ends: list[Ended] = []
+    for first in range(0, len(commands), CORES_USED):
+        with contextlib.ExitStack() as stack:
+            together = commands[first : first + CORES_USED]
+            running = [stack.enter_context(Running(*arguments)) for arguments in together]
+            ends.extend(each.wait() for each in running)
+    return ends
+
+
+def measure_start_s() -> float:
+    """How long a command takes that does next to nothing."""
+    began = time.monotonic()
+    subprocess.run([*MESH, "--version"], env=environment(), check=True, stdout=subprocess.DEVNULL)
+    return time.monotonic() - began
 
 
 def wait_until(condition: Callable[[], bool], limit_s: float, what: str) -> None:
