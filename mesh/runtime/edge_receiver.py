@@ -8,6 +8,7 @@ unless the end was orderly, so that neither side waits for a peer that is gone.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections import deque
 from collections.abc import Callable
@@ -41,6 +42,9 @@ fill the memory of a small device all the same. One answer may be larger."""
 
 EDGE_CREDIT_BYTES = 8 << 20
 """Unconsumed bytes per edge: a few frames of the usual 0.1-2 MB activations; larger frames go one at a time."""
+
+GOODBYE_LIMIT_S = 0.5
+"""To tell a peer why its link ends, if it still reads."""
 
 MAX_OUTGOING_MESSAGES = 1024
 """Credits and closings that wait to go up an edge; a peer that reads none of them is cut off."""
@@ -110,6 +114,14 @@ async def _beat(link: Link, outgoing: _Outgoing, liveness: Liveness, peer: str, 
         if liveness.is_lost(now()):
             raise NodeLost(f"{peer} has gone silent")
         outgoing.put(Heartbeat())
+
+
+async def _say_goodbye(link: Link, streams: tuple[int, ...], reason: MeshError) -> None:
+    """Tell in the link itself why it ends: a peer that is just writing may never see the call's status."""
+    with contextlib.suppress(NodeLost, TimeoutError):  # it does not listen any more; the status says the same
+        async with asyncio.timeout(GOODBYE_LIMIT_S):
+            for stream in streams:
+                await link.send(CloseStream(stream, reason))
 
 
 async def _receive_first(link: Link) -> Message | None:
@@ -189,9 +201,11 @@ class EdgeReceiver:
             found = failures.exceptions[0]
             reason = found if isinstance(found, MeshError) else reason
         finally:
-            for stream in stage.streams_of(self):
+            streams = stage.streams_of(self)
+            for stream in streams:
                 stage.close_stream(stream, self, reason)
         if not isinstance(reason, NodeLost):
+            await _say_goodbye(self._link, streams, reason)
             raise reason
 
     async def _read(self, stage: Stage, group: asyncio.TaskGroup) -> None:
@@ -287,6 +301,7 @@ class ResultsSender:
             if not self._is_closed:
                 stage.detach_sink(self._stream, reason)
         if not self._is_closed and not isinstance(reason, NodeLost):
+            await _say_goodbye(self._link, (self._stream,), reason)
             raise reason
 
     async def _read(self) -> None:

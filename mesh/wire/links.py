@@ -15,12 +15,16 @@ import grpc
 from mesh.core.messages import Message
 from mesh.core.plan import Fence
 from mesh.core.tensor import TensorSpec
-from mesh.errors import NodeLost
+from mesh.errors import MeshError, NodeLost
 from mesh.wire.frame_codec import FrameAssembler
 from mesh.wire.status import from_rpc_error
 
 Encode = Callable[[Message], Iterator[bytes]]
 Decode = Callable[[bytes, FrameAssembler | None], Message | None]
+
+CUT_OFF = "Internal error from Core"
+"""What grpc.aio reports in place of the peer's status when a write meets the end of the call; the status is lost
+then (in one of three such ends, measured). Why a link ends must therefore also be told as a message before."""
 
 
 class ClientLink:
@@ -43,7 +47,7 @@ class ClientLink:
                 for data in self._encode(message):
                     await self._call.write(data)
         except grpc.aio.AioRpcError as error:
-            raise from_rpc_error(error, self._peer) from None
+            raise self._translate(error) from None
         except (asyncio.InvalidStateError, grpc.aio.UsageError):
             raise await self._ended() from None
         except asyncio.CancelledError:
@@ -57,7 +61,7 @@ class ClientLink:
             try:
                 data = await self._call.read()
             except grpc.aio.AioRpcError as error:
-                raise from_rpc_error(error, self._peer) from None
+                raise self._translate(error) from None
             except asyncio.CancelledError:
                 if self._call.cancelled() and not _is_cancelling():
                     raise NodeLost(f"the connection to {self._peer} was given up") from None
@@ -81,6 +85,11 @@ class ClientLink:
             await self._call.trailing_metadata(),
             await self._call.details(),
         )
+        return self._translate(error)
+
+    def _translate(self, error: grpc.aio.AioRpcError) -> MeshError:
+        if error.code() is grpc.StatusCode.INTERNAL and error.details() == CUT_OFF:
+            return NodeLost(f"{self._peer} ended the connection")
         return from_rpc_error(error, self._peer)
 
 

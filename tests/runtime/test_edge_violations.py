@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
@@ -209,6 +210,26 @@ async def test_keeping_to_the_credit_any_amount_can_be_sent(peer: Peer, monkeypa
     await peer.is_well()
 
 
+async def test_who_is_just_writing_hears_why_the_link_ends(peer: Peer) -> None:
+    """A write that meets the end of a call hides the call's status; the reason must come before it."""
+    for stream in range(20):
+        edge, _ = await peer.opened(window=1000, stream=stream)
+
+        async def write(edge: ClientLink = edge, stream: int = stream) -> None:
+            with contextlib.suppress(MeshError):
+                for sequence in range(1000):
+                    fence = Fence(9, 9) if sequence == 10 else None
+                    await edge.send(peer.frame(sequence, stream=stream, fence=fence))
+
+        writing = asyncio.ensure_future(write())
+        closing = await next_of(edge, CloseStream)
+        assert isinstance(closing, CloseStream)
+        assert isinstance(closing.error, StaleGeneration)
+        edge.cancel()
+        await writing
+    await peer.is_well()
+
+
 # --- what closes a stream, but not its edge -------------------------------------------------------
 
 
@@ -285,15 +306,20 @@ def quick_beats(monkeypatch: pytest.MonkeyPatch) -> None:
 async def test_a_peer_that_falls_silent_is_given_up(peer: Peer, silent: str) -> None:
     edge, results = await peer.opened()
     speaking = results if silent == "edge" else edge
-    closing: CloseStream | None = None
-    async with asyncio.timeout(5):
-        while closing is None:
-            await speaking.send(Heartbeat())
-            message = await speaking.receive()
-            closing = message if isinstance(message, CloseStream) else None
+
+    async def beat() -> None:
+        with contextlib.suppress(NodeLost):
+            while True:
+                await speaking.send(Heartbeat())
+                await asyncio.sleep(0.02)
+
+    beating = asyncio.ensure_future(beat())
+    closing = await next_of(speaking, CloseStream)
+    assert isinstance(closing, CloseStream)
     assert isinstance(closing.error, NodeLost)
     assert "silent" in closing.error.message
     speaking.cancel()
+    await beating
     await peer.mesh.is_clean(peer.deployment)
 
 
