@@ -21,6 +21,7 @@ from mesh.discovery.contract import Discovery, PeerGone, PeerSeen
 from mesh.errors import MeshError, NodeLost
 from mesh.runtime.supervise import Supervisor
 from mesh.wire.channel import NodeClient
+from mesh.wire.ended_calls import await_ended_calls
 
 SETTLE_LEAST_S = 1.2
 """mDNS answers arrive within a second of the question on a healthy LAN."""
@@ -188,6 +189,7 @@ class Fleet:
         for client in self._clients.values():
             await client.close()
         self._clients.clear()
+        await await_ended_calls()
 
 
 def _describe_peer(view: NodeView) -> str:

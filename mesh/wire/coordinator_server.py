@@ -22,6 +22,7 @@ from mesh.wire import convert
 from mesh.wire.convert_coordinator import CoordinatorIdentity, identity_to_proto, options_from_proto
 from mesh.wire.door_checks import MAX_TEXT_BYTES
 from mesh.wire.frame_encoder import cut_text
+from mesh.wire.ended_calls import await_ended_calls
 from mesh.wire.model_upload import check_model_size, collect_upload, first_of
 from mesh.wire.options import SERVER_OPTIONS
 from mesh.wire.server import bind
@@ -69,6 +70,7 @@ class CoordinatorServer:
     async def stop(self, grace_s: float) -> None:
         if self._server is not None:
             await self._server.stop(grace_s)
+            await await_ended_calls()
 
 
 class _CoordinatorServicer(coordinator_pb2_grpc.CoordinatorServiceServicer):

@@ -21,6 +21,7 @@ from mesh.core.report import DeploymentReport, MeasuredModel
 from mesh.errors import ListenError, ProtocolViolation
 from mesh.v1 import node_pb2, node_pb2_grpc
 from mesh.wire import convert
+from mesh.wire.ended_calls import await_ended_calls
 from mesh.wire.frame_codec import FrameAssembler
 from mesh.wire.links import AcceptedLink
 from mesh.wire.options import SERVER_OPTIONS
@@ -98,6 +99,7 @@ class NodeServer:
     async def stop(self, grace_s: float) -> None:
         if self._server is not None:
             await self._server.stop(grace_s)
+            await await_ended_calls()
 
     async def _serve_edge(self, requests: object, context: Any) -> None:
         link = AcceptedLink(context, encode_edge_response, decode_edge_request)
