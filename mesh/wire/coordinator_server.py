@@ -21,8 +21,8 @@ from mesh.v1 import coordinator_pb2, coordinator_pb2_grpc
 from mesh.wire import convert
 from mesh.wire.convert_coordinator import CoordinatorIdentity, identity_to_proto, options_from_proto
 from mesh.wire.door_checks import MAX_TEXT_BYTES
-from mesh.wire.frame_encoder import cut_text
 from mesh.wire.ended_calls import await_ended_calls
+from mesh.wire.frame_encoder import cut_text
 from mesh.wire.model_upload import check_model_size, collect_upload, first_of
 from mesh.wire.options import SERVER_OPTIONS
 from mesh.wire.server import bind

@@ -187,7 +187,7 @@ async def test_feeds_that_do_not_fit(fleet: LocalFleet, digits: str) -> None:
         {"image": Tensor(DType.FLOAT32, (1, 1, 8, 8), memoryview(bytes(255)))},
         {"image": object()},
     ]
-    async with mesh.connect(peers=[fleet.daemons[0].address], mdns=False) as connection:
+    async with mesh.connect(peers=[daemon.address for daemon in fleet.daemons], mdns=False) as connection:
         model = await connection.model(digits)
         for feeds in bad:
             with pytest.raises(TensorMismatch):
