@@ -11,8 +11,8 @@ import asyncio
 import contextlib
 import time
 from collections import deque
-from collections.abc import Callable
-from typing import Protocol
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, Protocol
 
 from mesh.control.flow import ReceiveWindow
 from mesh.control.timing import HANDSHAKE_TIMEOUT_S, HEARTBEAT_INTERVAL_S, Liveness
@@ -44,7 +44,7 @@ EDGE_CREDIT_BYTES = 8 << 20
 """Unconsumed bytes per edge: a few frames of the usual 0.1-2 MB activations; larger frames go one at a time."""
 
 GOODBYE_LIMIT_S = 0.5
-"""To tell a peer why its link ends, if it still reads."""
+"""For a peer to hear why its link ends and to stop sending, if it still reads."""
 
 MAX_OUTGOING_MESSAGES = 1024
 """Credits and closings that wait to go up an edge; a peer that reads none of them is cut off."""
@@ -116,14 +116,6 @@ async def _beat(link: Link, outgoing: _Outgoing, liveness: Liveness, peer: str, 
         outgoing.put(Heartbeat())
 
 
-async def _say_goodbye(link: Link, streams: tuple[int, ...], reason: MeshError) -> None:
-    """Tell in the link itself why it ends: a peer that is just writing may never see the call's status."""
-    with contextlib.suppress(NodeLost, TimeoutError):  # it does not listen any more; the status says the same
-        async with asyncio.timeout(GOODBYE_LIMIT_S):
-            for stream in streams:
-                await link.send(CloseStream(stream, reason))
-
-
 async def _receive_first(link: Link) -> Message | None:
     try:
         async with asyncio.timeout(HANDSHAKE_TIMEOUT_S):
@@ -132,17 +124,34 @@ async def _receive_first(link: Link) -> Message | None:
         raise Timeout(f"nothing was said within {HANDSHAKE_TIMEOUT_S:g} s of connecting") from None
 
 
-async def _first_to_end(*works: asyncio.Task[None]) -> None:
-    """Wait until one of them ends, cancel the others, and raise what the first one raised."""
+Work = asyncio.Task[MeshError | None]
+
+
+async def _outcome(work: Coroutine[Any, Any, None]) -> MeshError | None:
+    """How `work` ended, as a value: raising would end the writer, which still has to tell the peer."""
     try:
-        done, _ = await asyncio.wait(works, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        for work in works:
-            work.cancel()
-        await asyncio.gather(*works, return_exceptions=True)
-    for work in works:
-        if work in done:
-            work.result()
+        await work
+    except MeshError as error:
+        return error
+    return None
+
+
+async def _first_outcome(works: Sequence[Work]) -> MeshError | None:
+    """Wait until one of them ends; what ended it, None for an orderly end."""
+    await asyncio.wait(works, return_when=asyncio.FIRST_COMPLETED)
+    return next((error for work in works if work.done() and (error := work.result()) is not None), None)
+
+
+async def _say_goodbye(link: Link, reading: Work) -> None:
+    """Let what waits be written, and take what still comes, until the peer has heard why the link ends.
+
+    A peer's write that meets the end of the call would cost it the call's status and all that it has not read.
+    """
+    with contextlib.suppress(MeshError, TimeoutError):  # it hung up, or goes on as before; the status says the same
+        async with asyncio.timeout(GOODBYE_LIMIT_S):
+            await asyncio.wait({reading})
+            while await link.receive() is not None:
+                pass
 
 
 def _name_sender(stage: Stage) -> str:
@@ -164,6 +173,7 @@ class EdgeReceiver:
         self._now = now
         self._outgoing = _Outgoing(MAX_OUTGOING_MESSAGES)
         self._window = ReceiveWindow(EDGE_CREDIT_BYTES)
+        self._opening: set[asyncio.Task[None]] = set()
         self._liveness = Liveness(now())
 
     # Upstream, as the stage sees it ---------------------------------------------------------------
@@ -189,23 +199,27 @@ class EdgeReceiver:
         self._outgoing.put(EdgeAccepted(EDGE_CREDIT_BYTES))
         self._peer = _name_sender(stage)
         reason: MeshError = NodeLost(f"{self._peer}, which sent this stream, closed the connection")
-        try:
-            async with asyncio.TaskGroup() as group:
-                await _first_to_end(
-                    group.create_task(self._read(stage, group)),
-                    group.create_task(self._outgoing.run(self._link)),
-                    group.create_task(self._outgoing.watch()),
-                    group.create_task(_beat(self._link, self._outgoing, self._liveness, self._peer, self._now)),
-                )
-        except* MeshError as failures:
-            found = failures.exceptions[0]
-            reason = found if isinstance(found, MeshError) else reason
-        finally:
-            streams = stage.streams_of(self)
-            for stream in streams:
-                stage.close_stream(stream, self, reason)
+        streams: tuple[int, ...] = ()
+        async with asyncio.TaskGroup() as group:
+            writing = group.create_task(_outcome(self._outgoing.run(self._link)))
+            reading = group.create_task(_outcome(self._read(stage, group)))
+            beating = group.create_task(
+                _outcome(_beat(self._link, self._outgoing, self._liveness, self._peer, self._now))
+            )
+            watching = group.create_task(_outcome(self._outgoing.watch()))
+            try:
+                reason = await _first_outcome((reading, watching, beating, writing)) or reason
+            finally:
+                streams = stage.streams_of(self)
+                for stream in streams:
+                    stage.close_stream(stream, self, reason)
+            if streams and not isinstance(reason, NodeLost):
+                for stream in streams:
+                    self._outgoing.put(CloseStream(stream, reason))
+                await _say_goodbye(self._link, reading)
+            for work in (reading, watching, beating, writing, *self._opening):
+                work.cancel()
         if not isinstance(reason, NodeLost):
-            await _say_goodbye(self._link, streams, reason)
             raise reason
 
     async def _read(self, stage: Stage, group: asyncio.TaskGroup) -> None:
@@ -223,7 +237,9 @@ class EdgeReceiver:
                     stage.offer(message, self)
                 case OpenStream():
                     _check_open(message)
-                    group.create_task(self._open(stage, message))
+                    opening = group.create_task(self._open(stage, message))
+                    self._opening.add(opening)
+                    opening.add_done_callback(self._opening.discard)
                 case CloseStream(stream, error):
                     stage.close_stream(stream, self, error)
                 case Heartbeat():
@@ -286,22 +302,27 @@ class ResultsSender:
         stage.attach_sink(first.stream, self)
         self._outgoing.put(ResultsAccepted())
         reason: MeshError = NodeLost("the client, which reads the answers, closed the connection")
-        try:
-            async with asyncio.TaskGroup() as group:
-                await _first_to_end(
-                    group.create_task(self._read()),
-                    group.create_task(self._outgoing.run(self._link)),
-                    group.create_task(self._outgoing.watch()),
-                    group.create_task(_beat(self._link, self._outgoing, self._liveness, self._peer, self._now)),
-                )
-        except* MeshError as failures:
-            found = failures.exceptions[0]
-            reason = found if isinstance(found, MeshError) else reason
-        finally:
-            if not self._is_closed:
-                stage.detach_sink(self._stream, reason)
-        if not self._is_closed and not isinstance(reason, NodeLost):
-            await _say_goodbye(self._link, (self._stream,), reason)
+        async with asyncio.TaskGroup() as group:
+            writing = group.create_task(_outcome(self._outgoing.run(self._link)))
+            reading = group.create_task(_outcome(self._read()))
+            beating = group.create_task(
+                _outcome(_beat(self._link, self._outgoing, self._liveness, self._peer, self._now))
+            )
+            watching = group.create_task(_outcome(self._outgoing.watch()))
+            was_closed = False
+            try:
+                reason = await _first_outcome((reading, watching, beating, writing)) or reason
+            finally:
+                was_closed = self._is_closed
+                if not was_closed:
+                    stage.detach_sink(self._stream, reason)
+            if was_closed or not isinstance(reason, NodeLost):
+                if not was_closed:
+                    self.close(reason)
+                await _say_goodbye(self._link, reading)
+            for work in (reading, watching, beating, writing):
+                work.cancel()
+        if not was_closed and not isinstance(reason, NodeLost):
             raise reason
 
     async def _read(self) -> None:

@@ -24,7 +24,8 @@ Decode = Callable[[bytes, FrameAssembler | None], Message | None]
 
 CUT_OFF = "Internal error from Core"
 """What grpc.aio reports in place of the peer's status when a write meets the end of the call; the status is lost
-then (in one of three such ends, measured). Why a link ends must therefore also be told as a message before."""
+then, and so are messages that were not read (in one of three such ends, measured). Why a link ends must therefore
+be told as a message, and some time before."""
 
 
 class ClientLink:

@@ -47,6 +47,7 @@ from tests.runtime.raw_peer import STREAM, Peer, error_of, next_of, still_answer
 
 @pytest.fixture
 async def peer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Peer]:
+    monkeypatch.setattr(edge_receiver, "GOODBYE_LIMIT_S", 0.05)
     async with open_mesh(tmp_path, monkeypatch, 1) as mesh:
         yield Peer(mesh, mesh.nodes[0], await mesh.deploy([copy()], mesh.nodes))
 
@@ -210,14 +211,18 @@ async def test_keeping_to_the_credit_any_amount_can_be_sent(peer: Peer, monkeypa
     await peer.is_well()
 
 
-async def test_who_is_just_writing_hears_why_the_link_ends(peer: Peer) -> None:
+async def test_who_is_just_writing_hears_why_the_link_ends(peer: Peer, monkeypatch: pytest.MonkeyPatch) -> None:
     """A write that meets the end of a call hides the call's status; the reason must come before it."""
-    for stream in range(20):
+    monkeypatch.setattr(edge_receiver, "GOODBYE_LIMIT_S", 10)
+    for stream in range(10):
         edge, _ = await peer.opened(window=1000, stream=stream)
+        heard = asyncio.Event()
 
-        async def write(edge: ClientLink = edge, stream: int = stream) -> None:
+        async def write(edge: ClientLink = edge, stream: int = stream, heard: asyncio.Event = heard) -> None:
             with contextlib.suppress(MeshError):
-                for sequence in range(1000):
+                for sequence in range(100_000):
+                    if heard.is_set():
+                        return
                     fence = Fence(9, 9) if sequence == 10 else None
                     await edge.send(peer.frame(sequence, stream=stream, fence=fence))
 
@@ -225,8 +230,9 @@ async def test_who_is_just_writing_hears_why_the_link_ends(peer: Peer) -> None:
         closing = await next_of(edge, CloseStream)
         assert isinstance(closing, CloseStream)
         assert isinstance(closing.error, StaleGeneration)
-        edge.cancel()
+        heard.set()
         await writing
+        edge.cancel()
     await peer.is_well()
 
 
