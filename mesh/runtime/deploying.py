@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Awaitable, Iterable, Mapping, Sequence
+from collections.abc import Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from mesh.control.deployments import key_of
@@ -22,7 +22,7 @@ from mesh.core.ids import DeploymentName, NodeId, Sha256
 from mesh.core.plan import Deployment, Fence, Plan, PlanOptions
 from mesh.core.tensor import TensorSpec
 from mesh.engines import make_engine
-from mesh.errors import Infeasible, MeshError, NodeLost, NoNodes, Refused, UsageError
+from mesh.errors import Infeasible, MeshError, NodeLost, NoNodes, Refused, Timeout, UsageError
 from mesh.model.extract import extract
 from mesh.model.read import SourceModel, read_model_bytes
 from mesh.model.summarise import summarise
@@ -44,6 +44,9 @@ PROBE_WAIT_S = 30.0
 
 PROBE_POLL_S = 0.2
 
+TAKE_BACK_ASK_S = 1.0
+"""For a node to say what it holds. Short: one of them is the reason for asking, and has been waited for already."""
+
 TAKE_BACK_LIMIT_S = CALL_TIMEOUT_S + 2 * DRAIN_TIMEOUT_S
 """All nodes at once: each is asked what it holds, and may then finish what is in flight."""
 
@@ -64,7 +67,9 @@ async def make_plan(nodes: Sequence[Answered], data: bytes, options: PlanOptions
     graph = await asyncio.to_thread(summarise, model)
     progress(f"{len(graph.groups)} operator groups, {len(graph.cuts) - 2} places to cut")
     nodes = await _await_probes(_chosen(nodes, options), progress)
-    costs = await _measure(nodes, model, graph, progress)
+    if options.stages is not None and options.stages > len(nodes):
+        raise Infeasible(f"{options.stages} stages need {options.stages} devices, there are {len(nodes)}")
+    costs = await _measure(nodes, model, graph, options, progress)
     names = {node.view.capabilities.node_id: node.view.capabilities.name for node in nodes}
     devices = tuple(costs.devices)
     if options.forced is not None:
@@ -114,24 +119,28 @@ async def _await_probes(nodes: Sequence[Answered], progress: Progress) -> list[A
     return ready
 
 
-async def _measure(nodes: Sequence[Answered], model: SourceModel, graph: Graph, progress: Progress) -> Costs:
+async def _measure(
+    nodes: Sequence[Answered], model: SourceModel, graph: Graph, options: PlanOptions, progress: Progress
+) -> Costs:
+    """A node that is lost meanwhile is left out, unless what is asked for cannot be had without it."""
     seconds: dict[NodeId, float | None] = {}
+    needed = len(nodes) if options.forced is not None or options.devices else options.stages or 1
     for node in nodes:  # one after the other: nodes may share a machine
         capabilities = node.view.capabilities
         try:
             seconds[capabilities.node_id] = await _measure_model(node, model, progress)
         except NodeLost as error:
+            if len(nodes) - 1 < needed:
+                raise
+            nodes = [other for other in nodes if other is not node]
             progress(f"{capabilities.name} is left out: {error}")
-    present = [node for node in nodes if node.view.capabilities.node_id in seconds]
-    if not present:
-        raise NoNodes("every node was lost while it was being measured")
-    links = await _measure_links(present, progress)
+    links = await _measure_links(nodes, progress)
     return Costs.from_measurements(
         graph,
         seconds,
-        {node.view.capabilities.node_id: node.view.capabilities.gflops for node in present},
+        {node.view.capabilities.node_id: node.view.capabilities.gflops for node in nodes},
         links,
-        {node.view.capabilities.node_id: node.view.capabilities.memory_available_bytes for node in present},
+        {node.view.capabilities.node_id: node.view.capabilities.memory_available_bytes for node in nodes},
     )
 
 
@@ -156,8 +165,12 @@ async def _measure_links(nodes: Sequence[Answered], progress: Progress) -> Mappi
         for target in nodes:
             if source is target:
                 continue
-            link = await source.client.measure_link(target.view.address)
             names = source.view.capabilities.name, target.view.capabilities.name
+            try:
+                link = await source.client.measure_link(target.view.address)
+            except (NodeLost, Timeout) as error:
+                told = f"{names[0]} cannot measure its link to {names[1]}: {error.message}"
+                raise NodeLost(told, hint="see `mesh nodes`; without a node that is lost, deploying works") from None
             links[source.view.capabilities.node_id, target.view.capabilities.node_id] = link
             progress(
                 f"{names[0]} to {names[1]}: {link.latency_seconds * 1e3:.2f} ms, {link.bytes_per_second / 1e6:.0f} MB/s"
@@ -229,16 +242,21 @@ def _boundaries(model: SourceModel, graph: Graph, plan: Plan) -> tuple[tuple[Ten
 
 
 async def _send(node: Answered, sha256: Sha256, data: bytes) -> None:
-    if sha256 not in await node.client.has_content([sha256]):
-        await node.client.put_content(sha256, data)
+    try:
+        if sha256 not in await node.client.has_content([sha256]):
+            await node.client.put_content(sha256, data)
+    except Timeout as error:  # of calls that any node answers at once, however slow it computes
+        raise NodeLost(error.message, hint="check that it runs and can be reached") from None
 
 
-async def _together(works: Iterable[Awaitable[object]]) -> None:
-    """Await all of them, then raise the first failure: none is left running behind the caller's back."""
-    results = await asyncio.gather(*works, return_exceptions=True)
-    for result in results:
-        if isinstance(result, BaseException):
-            raise result
+async def _together(works: Iterable[Coroutine[None, None, object]]) -> None:
+    """Await all of them; at the first failure the others are cancelled, and it is raised."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            for work in works:
+                group.create_task(work)
+    except BaseExceptionGroup as failures:
+        raise failures.exceptions[0] from None
 
 
 async def _take_back(nodes: Sequence[Answered], deployment: Deployment) -> str:
@@ -257,7 +275,7 @@ async def _take_back(nodes: Sequence[Answered], deployment: Deployment) -> str:
 async def _take_back_from(node: Answered, deployment: Deployment) -> str:
     key = key_of(deployment)
     try:
-        held, _ = await node.client.list_deployments(deployment.name)
+        held, _ = await node.client.list_deployments(deployment.name, TAKE_BACK_ASK_S)
         if any(key_of(report.deployment) == key for report in held):
             await node.client.drain(key)
     except MeshError as error:

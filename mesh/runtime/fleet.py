@@ -114,10 +114,10 @@ class Fleet:
 
     # Asking ---------------------------------------------------------------------------------------
 
-    def client(self, address: str, peer: str = "") -> NodeClient:
+    def client(self, address: str) -> NodeClient:
         client = self._clients.get(address)
         if client is None:
-            client = self._clients[address] = NodeClient(address, peer)
+            client = self._clients[address] = NodeClient(address)
         return client
 
     async def nodes(self) -> list[NodeView]:
@@ -137,7 +137,7 @@ class Fleet:
         return [found for found in await asyncio.gather(*map(self._ask, views)) if found is not None]
 
     async def _ask(self, view: NodeView) -> Answered | None:
-        client = self.client(view.address, _describe_peer(view))
+        client = self.client(view.address)
         try:
             deployments, highest_term = await client.list_deployments()
         except NodeLost:
@@ -161,7 +161,9 @@ class Fleet:
         if peer.node_id is not None and capabilities.node_id != peer.node_id:
             return None  # another node has taken over that address
         self._heard_of.update({str(other.node_id): other for other in introduced})
-        return NodeView(capabilities, address)
+        view = NodeView(capabilities, address)
+        self.client(address).call_it(_describe_peer(view))
+        return view
 
     def _lost_view(self, peer: Peer) -> NodeView:
         known = self._last_known.get(self._key(peer))

@@ -67,6 +67,10 @@ class NodeClient:
         self._node: Any = node_pb2_grpc.NodeServiceStub(self._control)
         self._content: Any = node_pb2_grpc.ContentServiceStub(self._control)
 
+    def call_it(self, peer: str) -> None:
+        """Name the node in errors from now on: who is behind an address shows when it has answered."""
+        self._peer = peer
+
     async def close(self) -> None:
         await self._control.close()
         if self._data is not None:

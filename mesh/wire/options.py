@@ -30,6 +30,8 @@ CHANNEL_OPTIONS: list[GrpcOption] = [
     *_SHARED,
     # Otherwise two channels to one target share a connection, and bulk data delays control.
     ("grpc.use_local_subchannel_pool", 1),
+    # A frozen peer's kernel still accepts connections; by itself gRPC waits 20 s for the first word of one.
+    ("grpc.min_reconnect_backoff_ms", int(KEEPALIVE_TIMEOUT_S * 1000)),
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 2000),
     ("grpc.enable_http_proxy", 0),
