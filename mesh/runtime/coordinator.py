@@ -80,7 +80,7 @@ class Coordinator:
 
     async def _answered_about(self, name: str) -> list[Answered]:
         """As `answered`; if none of them holds `name`, only after everyone has had the time to answer."""
-        nodes = await self._fleet.answered()
+        nodes = await (self._fleet.answered_about(name) if name else self._fleet.answered())
         if not nodes or (name and not _generations(nodes, name)):
             await self._fleet.settle(patiently=True)
             nodes = await self.answered()
@@ -144,7 +144,9 @@ class Coordinator:
 
     async def undeploy(self, name: str) -> None:
         check_name(name, "deployment")
-        nodes = await self._answered_about(name)
+        nodes = await self.answered()
+        if not _generations(nodes, name):
+            nodes = await self._answered_about(name)
         generations = _generations(nodes, name)
         if not generations:
             names = sorted({report.deployment.name for node in nodes for report in node.deployments})

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, replace
@@ -18,7 +19,7 @@ from mesh.core.fleet import Capabilities, NodeState, Peer
 from mesh.core.ids import NodeId
 from mesh.core.report import DeploymentReport, NodeView
 from mesh.discovery.contract import Discovery, PeerGone, PeerSeen
-from mesh.errors import MeshError, NodeLost
+from mesh.errors import MeshError, NodeLost, Timeout
 from mesh.runtime.supervise import Supervisor
 from mesh.wire.channel import NodeClient
 from mesh.wire.ended_calls import await_ended_calls
@@ -31,6 +32,12 @@ SETTLE_QUIET_S = 0.5
 
 SETTLE_MOST_S = 3.0
 """The question is repeated after 1 s and 3 s; who has not answered then is found by seeds or not at all."""
+
+GRACE_S = 0.5
+"""For nodes to answer after another one has told of what is looked for; on a LAN all answer within milliseconds."""
+
+SILENCE_MEMORY_S = 2.0
+"""An address that kept us waiting for nothing is not waited for again for so long: one command asks several times."""
 
 MAX_ADDRESSES_TRIED = 4
 """Of one peer, at the same time; a host with more networks than that lists the likeliest first."""
@@ -57,6 +64,7 @@ class Fleet:
         self._clients: dict[str, NodeClient] = {}
         self._heard_of: dict[str, Peer] = {}
         self._last_known: dict[str, NodeView] = {}
+        self._silent_at: dict[str, float] = {}
         self._began = time.monotonic()
         self._newcomer_at = self._began
         self._changed = asyncio.Event()
@@ -136,11 +144,42 @@ class Fleet:
         views = [view for view in await self.nodes() if not view.is_lost]
         return [found for found in await asyncio.gather(*map(self._ask, views)) if found is not None]
 
+    async def answered_about(self, name: str) -> list[Answered]:
+        """As `answered`; but when one has told of deployment `name`, the others have only `GRACE_S` left to answer.
+
+        Whoever wants to use a deployment must not wait for a frozen node that may have no part in it.
+        """
+        await self.settle()
+        async with asyncio.TaskGroup() as group:
+            looked_at = {address: peer for peer in self._nodes() for address in peer.addresses[:1]}
+            looks = [group.create_task(self._look(peer)) for peer in looked_at.values()]
+            pending: set[asyncio.Task[Answered | None]] = set(looks)
+            deadline: float | None = None
+            while pending:
+                left_s = None if deadline is None else max(0.0, deadline - time.monotonic())
+                done, pending = await asyncio.wait(pending, timeout=left_s, return_when=asyncio.FIRST_COMPLETED)
+                if not done:
+                    break
+                for peer in self._heard_of.values():
+                    if peer.addresses[0] not in looked_at and self._is_wanted(peer):
+                        looked_at[peer.addresses[0]] = peer
+                        looks.append(group.create_task(self._look(peer)))
+                        pending.add(looks[-1])
+                if deadline is None and any(_tells_of(look.result(), name) for look in done):
+                    deadline = time.monotonic() + GRACE_S
+            for look in pending:
+                look.cancel()
+        return [found for look in looks if not look.cancelled() and (found := look.result()) is not None]
+
+    async def _look(self, peer: Peer) -> Answered | None:
+        view = await self._describe(peer)
+        return None if view.is_lost else await self._ask(view)
+
     async def _ask(self, view: NodeView) -> Answered | None:
         client = self.client(view.address)
         try:
             deployments, highest_term = await client.list_deployments()
-        except NodeLost:
+        except (NodeLost, Timeout):
             return None  # it was there a moment ago; the next look says what became of it
         return Answered(view, client, tuple(deployments), highest_term)
 
@@ -154,9 +193,14 @@ class Fleet:
         return view
 
     async def _try_address(self, peer: Peer, address: str) -> NodeView | None:
+        began = time.monotonic()
+        if began - self._silent_at.get(address, -math.inf) < SILENCE_MEMORY_S:
+            return None
         try:
             capabilities, introduced = await self.client(address).describe(CALL_TIMEOUT_S)
         except MeshError:
+            if time.monotonic() - began > SILENCE_MEMORY_S / 4:
+                self._silent_at[address] = time.monotonic()
             return None  # the answer is "lost", which the caller says by name
         if peer.node_id is not None and capabilities.node_id != peer.node_id:
             return None  # another node has taken over that address
@@ -192,6 +236,10 @@ class Fleet:
             await client.close()
         self._clients.clear()
         await await_ended_calls()
+
+
+def _tells_of(answer: Answered | None, name: str) -> bool:
+    return answer is not None and any(report.deployment.name == name for report in answer.deployments)
 
 
 def _describe_peer(view: NodeView) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from dataclasses import dataclass
 
 from mesh.core.fleet import Peer
@@ -26,6 +26,9 @@ ENVIRONMENT = "MESH_COORDINATOR"
 
 MAX_SEEDS_TRIED = 8
 """Seeds that are asked whether they are a coordinator; more than that are nodes."""
+
+SEED_GRACE_S = 0.3
+"""For the other seeds to answer after the first one has; on a LAN all do within milliseconds."""
 
 Warn = Callable[[str], None]
 
@@ -104,21 +107,38 @@ async def _find(fleet: Fleet, warn: Warn) -> tuple[CoordinatorClient | None, str
         if found is not None:
             return found, f"coordinator {peer.name} at {found.address}"
         warn(f"coordinator {peer.name} is announced and passed over: {'; '.join(reasons)}")
-    for peer in fleet.seeds()[:MAX_SEEDS_TRIED]:
-        found, _ = await _try_peer(peer, peer.addresses)  # that a seed is a node, or down, is nothing to warn of
-        if found is not None:
-            return found, f"coordinator at {found.address}"
-    return None, ""
+    # Most seeds are nodes, and say so at once; one that is frozen must not hold up the others.
+    seeds = [(peer, address) for peer in fleet.seeds()[:MAX_SEEDS_TRIED] for address in peer.addresses]
+    found, _ = await _take_first([_try_address(peer, address) for peer, address in seeds], SEED_GRACE_S)
+    return found, f"coordinator at {found.address}" if found is not None else ""
 
 
 async def _try_peer(peer: Peer, addresses: tuple[str, ...]) -> tuple[CoordinatorClient | None, list[str]]:
     """A client of the first address of `peer` that answers as it should; else why none did."""
-    answers = await asyncio.gather(*(_try_address(peer, address) for address in addresses))
+    return await _take_first([_try_address(peer, address) for address in addresses], None)
+
+
+async def _take_first(
+    attempts: Sequence[Coroutine[None, None, CoordinatorClient | str]], grace_s: float | None
+) -> tuple[CoordinatorClient | None, list[str]]:
+    """The first attempt, in their order, that gives a client; what is surplus is closed.
+
+    `grace_s`: once one of them has ended, the others have only so long.
+    """
+    async with asyncio.TaskGroup() as group:
+        works = [group.create_task(attempt) for attempt in attempts]
+        pending: set[asyncio.Task[CoordinatorClient | str]] = set(works)
+        if pending and grace_s is not None:
+            _, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+        if pending:
+            _, pending = await asyncio.wait(pending, timeout=grace_s)
+        for work in pending:
+            work.cancel()
+    answers = [work.result() for work in works if not work.cancelled()]
     found = [answer for answer in answers if isinstance(answer, CoordinatorClient)]
     for surplus in found[1:]:
         await surplus.close()
-    reasons = [answer for answer in answers if isinstance(answer, str)]
-    return (found[0] if found else None), reasons
+    return (found[0] if found else None), [answer for answer in answers if isinstance(answer, str)]
 
 
 async def _try_address(peer: Peer, address: str) -> CoordinatorClient | str:

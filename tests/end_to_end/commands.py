@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import os
@@ -17,6 +18,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from mesh.core.plan import Fence
+from mesh.core.report import DeploymentReport
+from mesh.errors import MeshError
+from mesh.wire.channel import NodeClient
+from mesh.wire.ended_calls import await_ended_calls
 from nodes.local_mesh import LOOPBACK
 
 ROOT = Path(__file__).parents[2]
@@ -249,6 +255,17 @@ class Daemon:
         self.process.stdout.close()
         return code
 
+    def revive(self) -> None:
+        """Let it run again if it is frozen, start it again on the same port and folder if it is dead."""
+        assert self.process is not None
+        if self.process.poll() is None:
+            self.send(signal.SIGCONT)
+            threading.Event().wait(0.05)  # a signal that kills is on its way for a moment
+        if self.process.poll() is not None:
+            assert self.process.stdout is not None
+            self.process.stdout.close()
+            self.start()
+
     @property
     def is_running(self) -> bool:
         return self.process is not None and self.process.poll() is None
@@ -276,18 +293,57 @@ class LocalFleet:
         by_id = {daemon.id: daemon for daemon in self.daemons}
         return [by_id[device] for stage in document["plan"]["stages"] for device in stage["devices"]]
 
+    def plan_on(self, model: Path, daemons: Sequence[Daemon], folder: Path) -> Path:
+        """A plan file for `model` with one stage on each of `daemons`, in that order."""
+        document = self.run("plan", str(model), "--stages", str(len(daemons)), "--json").ok().document()
+        for stage, daemon in zip(document["stages"], daemons, strict=True):
+            stage["devices"] = [daemon.id]
+        path = folder / f"{model.stem}-{len(daemons)}.json"
+        path.write_text(json.dumps(document))
+        return path
+
+    def deploy_on(self, name: str, daemons: Sequence[Daemon], folder: Path, model: Path = DIGITS) -> None:
+        plan = self.plan_on(model, daemons, folder)
+        self.run("deploy", str(model), "--name", name, "--plan", str(plan), "--json").ok()
+
+    # Seen by asking the daemons directly, which takes milliseconds ----------------------------------
+
+    def reports(self, name: str = "") -> list[DeploymentReport]:
+        """What every daemon that answers tells of every generation of `name`."""
+
+        async def ask(address: str) -> list[DeploymentReport]:
+            client = NodeClient(address)
+            try:
+                return (await client.list_deployments(name))[0]
+            except MeshError:
+                return []
+            finally:
+                await client.close()
+
+        async def ask_all() -> list[DeploymentReport]:
+            answers = await asyncio.gather(*(ask(daemon.address) for daemon in self.daemons))
+            await await_ended_calls()
+            return [report for answer in answers for report in answer]
+
+        return asyncio.run(ask_all())
+
     def names(self) -> set[str]:
-        """Of what is deployed."""
-        return {each["name"] for each in self.run("status", "--json").ok().document()["deployments"]}
+        return {str(report.deployment.name) for report in self.reports()}
+
+    def generation(self, name: str) -> Fence:
+        return max(report.deployment.fence for report in self.reports(name))
+
+    def is_active(self, name: str, stages: int) -> bool:
+        return [report.state for report in self.reports(name)] == ["active"] * stages
+
+    def frames(self, name: str) -> int:
+        """That the last stage has computed."""
+        return max((each.stage, each.frames) for report in self.reports(name) for each in report.stages)[1]
 
     def wait_for_frames(self, name: str, count: int = 1) -> None:
         """Until the last stage of a deployment has computed `count` frames more than now."""
         before = self.frames(name)
         wait_until(lambda: self.frames(name) >= before + count, START_LIMIT_S, f"{count} frames through {name}")
-
-    def frames(self, name: str) -> int:
-        (deployment,) = self.run("status", name, "--json").ok().document()["deployments"]
-        return int(deployment["stages"][-1]["frames"]) if deployment["stages"] else 0
 
     def wait_until_measured(self) -> None:
         """The first measurement of the hardware takes a moment, during which nodes are busy."""

@@ -1,4 +1,4 @@
-"""One mesh of three daemons for all tests of this folder; what a test breaks it mends."""
+"""One mesh of four daemons for all tests of this folder; what a test breaks it mends."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.end_to_end.commands import Daemon, LocalFleet, local_fleet
 
 @pytest.fixture(scope="session")
 def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalFleet]:
-    with local_fleet(tmp_path_factory.mktemp("fleet")) as running:
+    with local_fleet(tmp_path_factory.mktemp("fleet"), 4) as running:
         yield running
 
 

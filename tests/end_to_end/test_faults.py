@@ -1,0 +1,175 @@
+"""Nodes that die or freeze under a deployment: every command that needs them ends in time, the rest goes on."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import signal
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx
+import pytest
+
+from scripts.make_models import make_mobilenetv2
+from tests.end_to_end.commands import Daemon, Ended, LocalFleet, Running, wait_until
+
+ENDLESS = ("--source", "synthetic:random", "--sink", "null:", "--rate", "100")
+SIGNALS = {"killed": signal.SIGKILL, "frozen": signal.SIGSTOP}
+RECOVERY_S = 15.0
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """`chain`: three stages on three daemons, head first. `other`: one stage on a fourth, streamed to all the time."""
+
+    fleet: LocalFleet
+    chain: tuple[Daemon, Daemon, Daemon]
+    images: Path
+
+    def infer(self, name: str) -> Running:
+        return self.fleet.start("infer", name, "--input", str(self.images), "--json")
+
+    def restore(self, daemon: Daemon) -> None:
+        """As its owner would: start it again on the same port and folder, or let it run on."""
+        daemon.revive()
+        wait_until(lambda: self.fleet.is_active("chain", 3), RECOVERY_S, "every stage of the chain active")
+        self.infer("chain").wait().ok()
+
+    @contextlib.contextmanager
+    def without(self, daemon: Daemon) -> Iterator[Daemon]:
+        """Whatever happens to it in this block, the chain answers afterwards."""
+        try:
+            yield daemon
+        finally:
+            self.restore(daemon)
+
+
+@pytest.fixture(scope="module")
+def scene(fleet: LocalFleet, images: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
+    folder = tmp_path_factory.mktemp("plans")
+    chain, other = fleet.daemons[:3], fleet.daemons[3]
+    fleet.deploy_on("chain", chain, folder)
+    fleet.deploy_on("other", [other], folder)
+    with fleet.start("stream", "other", *ENDLESS) as streaming:
+        fleet.wait_for_frames("other")
+        yield Scene(fleet, (chain[0], chain[1], chain[2]), images)
+        streaming.send(signal.SIGINT)
+        ended = streaming.wait().interrupted()
+        assert "error" not in ended.stderr, ended.told()
+    for name in ("chain", "other"):
+        fleet.run("undeploy", name).ok()
+
+
+def names_the_node(end: Ended, lost: Daemon) -> None:
+    """By what people know it by: its name, its address or its id."""
+    problem = end.document()["error"]
+    told = f"{problem['message']} {problem['hint']}"
+    assert any(known in told for known in (lost.name, lost.address, lost.id[:8])), end.told()
+
+
+@pytest.mark.parametrize("stage", [0, 1, 2], ids=["head", "middle", "tail"])
+@pytest.mark.parametrize("how", SIGNALS)
+def test_a_node_is_lost_under_a_stream(scene: Scene, how: str, stage: int) -> None:
+    with (
+        scene.without(scene.chain[stage]) as lost,
+        scene.fleet.start("stream", "chain", *ENDLESS, "--json") as streaming,
+    ):
+        scene.fleet.wait_for_frames("chain", 20)
+        streaming.mark()
+        lost.send(SIGNALS[how])
+        with scene.infer("chain") as asking, scene.infer("other") as unaffected:
+            streamed, asked = streaming.wait(), asking.wait()
+            unaffected.wait().ok()
+    streamed.fails("node-lost", 1)
+    names_the_node(streamed, lost)
+    assert asked.code in (1, 4), asked.told()
+    asked.fails("node-lost" if asked.code == 1 else "timeout", asked.code)
+    names_the_node(asked, lost)
+
+
+def test_status_says_who_is_missing(scene: Scene) -> None:
+    with scene.without(scene.chain[1]) as lost:
+        lost.send(signal.SIGKILL)
+        told = scene.fleet.run("status", "chain", "--json").ok().document()["deployments"][0]
+        assert told["state"] == "failed" and lost.id[:8] in told["reason"], told
+        nodes = scene.fleet.run("nodes", "--json").ok().document()["nodes"]
+        assert [node["state"] for node in nodes if node["address"] == lost.address] == ["lost"]
+
+
+@pytest.fixture(scope="module")
+def large_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One that takes long enough to deploy for things to happen meanwhile."""
+    path = tmp_path_factory.mktemp("large") / "mobilenet.onnx"
+    onnx.save(make_mobilenetv2(96), path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def large_plan(scene: Scene, large_model: Path) -> Path:
+    return scene.fleet.plan_on(large_model, scene.chain, large_model.parent)
+
+
+@pytest.mark.parametrize(
+    ("how", "step"),
+    [("killed", "proving"), ("killed", "loading"), ("frozen", "runs the whole model"), ("frozen", "loading")],
+)
+def test_a_node_is_lost_while_deploying(scene: Scene, large_model: Path, large_plan: Path, how: str, step: str) -> None:
+    arguments = ("deploy", str(large_model), "--plan", str(large_plan), "--name", "large", "--json")
+    with scene.without(scene.chain[1]) as lost, scene.fleet.start(*arguments) as deploying:
+        deploying.wait_for(step)
+        deploying.mark()
+        lost.send(SIGNALS[how])
+        ended = deploying.wait()
+    ended.fails("node-lost", 1)
+    names_the_node(ended, lost)
+    if "large" in scene.fleet.names():  # the lost node could not be told to take it back
+        scene.fleet.run("undeploy", "large").ok()
+
+
+def test_a_node_that_nobody_needs_is_left_out(scene: Scene, large_model: Path) -> None:
+    arguments = ("deploy", str(large_model), "--name", "large", "--stages", "2", "--json")
+    with scene.without(scene.chain[1]) as lost, scene.fleet.start(*arguments) as deploying:
+        deploying.wait_for("places to cut")
+        lost.send(signal.SIGKILL)
+        ended = deploying.wait().ok()
+    stages = ended.document()["plan"]["stages"]
+    assert lost.id not in {device for stage in stages for device in stage["devices"]}
+    assert f"{lost.name} is left out" in ended.stderr
+    scene.fleet.run("undeploy", "large").ok()
+
+
+def test_sigterm_lets_a_stream_end(scene: Scene) -> None:
+    source = ("--source", "synthetic:random?count=250", "--sink", "null:", "--rate", "100", "--json")
+    with scene.without(scene.chain[1]) as leaving, scene.fleet.start("stream", "chain", *source) as streaming:
+        scene.fleet.wait_for_frames("chain", 20)
+        assert leaving.stop(signal.SIGTERM) == 0
+        document = streaming.wait().ok().document()
+    assert document["outcomes"] == {"ok": 250}
+
+
+def test_a_new_generation_replaces_the_old_under_a_stream(scene: Scene, tmp_path: Path) -> None:
+    before = scene.fleet.generation("chain")
+    with scene.fleet.start("stream", "chain", *ENDLESS, "--json") as streaming:
+        scene.fleet.wait_for_frames("chain", 20)
+        scene.fleet.deploy_on("chain", scene.chain, tmp_path)
+        streamed = streaming.wait()
+    assert scene.fleet.generation("chain") > before
+    streamed.fails("deployment-not-found", 3, "chain", within_s=20)
+    scene.infer("chain").wait().ok()
+
+
+def test_two_streams_at_once_answer_all_frames_in_order(scene: Scene, tmp_path: Path) -> None:
+    frames = ("--source", "synthetic:random?count=1000", "--json")
+    sinks = {name: tmp_path / f"{name}.jsonl" for name in ("chain", "other")}
+    running = [
+        scene.fleet.start("stream", name, *frames, "--sink", f"jsonl:{path}?values=none")
+        for name, path in sinks.items()
+    ]
+    for each in running:
+        assert each.wait().ok().document()["outcomes"] == {"ok": 1000}
+    for path in sinks.values():
+        answers = [json.loads(line) for line in path.read_text().splitlines()]
+        assert [answer["sequence"] for answer in answers] == list(range(1000))
+        assert [answer["origin"] for answer in answers] == [f"random[{number}]" for number in range(1000)]
