@@ -112,8 +112,8 @@ def node(
     content_mib: Annotated[
         int, typer.Option("--content-mib", min=16, help="Disk that stored models may take, in MiB.")
     ] = 2048,
-    exit_with_parent: Annotated[
-        bool, typer.Option("--exit-with-parent", hidden=True, help="Stop when standard input is closed.")
+    temporary: Annotated[
+        bool, typer.Option("--temporary", hidden=True, help="Stop when standard input is closed; leave no files.")
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -130,7 +130,7 @@ def node(
         seeds=tuple(peer or ()),
         threads=threads,
     )
-    run_node(settings, discovery_for(where, interface or (), peer or (), mdns), insecure, exit_with_parent, as_json)
+    run_node(settings, discovery_for(where, interface or (), peer or (), mdns), insecure, temporary, as_json)
 
 
 @app.command()

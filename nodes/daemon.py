@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ipaddress
 import json
+import shutil
 import signal
 import sys
 from collections.abc import Sequence
@@ -62,20 +64,49 @@ def discovery_for(listen: str, interfaces: Sequence[str], peers: Sequence[str], 
 
 
 def run_node(
-    settings: NodeSettings, discovery: Discovery, is_insecure: bool, exit_with_parent: bool, as_json: bool
+    settings: NodeSettings, discovery: Discovery, is_insecure: bool, is_temporary: bool, as_json: bool
 ) -> None:
-    """Run until SIGTERM or SIGINT (or, if wanted, until the parent is gone), then drain."""
+    """Run until SIGTERM or SIGINT, then drain.
+
+    `is_temporary`: also when the parent is gone; and then nothing of it is left on the disk.
+    """
 
     async def main() -> None:
         stop = stop_on_signals()
-        if exit_with_parent:
-            # The parent holds the other end and writes nothing: readable means closed.
-            asyncio.get_running_loop().add_reader(sys.stdin.fileno(), stop.set)
+        if is_temporary:
+            stop_with_parent(stop)
         await Node(settings, discovery).run(
             stop, lambda ready: announce("node", ready, settings.data_dir, is_insecure, as_json)
         )
 
-    asyncio.run(main())
+    try:
+        asyncio.run(main())
+    finally:
+        if is_temporary:
+            remove_traces(settings.data_dir)
+
+
+def stop_with_parent(stop: asyncio.Event) -> None:
+    """Set `stop` when standard input ends: the parent holds its other end and writes nothing."""
+    loop = asyncio.get_running_loop()
+    descriptor = sys.stdin.fileno()
+
+    def parent_is_gone() -> None:
+        loop.remove_reader(descriptor)
+        stop.set()
+
+    loop.add_reader(descriptor, parent_is_gone)
+
+
+def remove_traces(data_dir: Path) -> None:
+    """Remove the folder of a daemon, its log beside it, and what holds both once the last daemon has gone.
+
+    A parent that is alive does the same; one that was killed cannot.
+    """
+    shutil.rmtree(data_dir, ignore_errors=True)
+    data_dir.with_name(f"{data_dir.name}.log").unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # others are still in it, or it is gone already
+        data_dir.parent.rmdir()
 
 
 def run_coordinator(settings: CoordinatorSettings, discovery: Discovery, is_insecure: bool, as_json: bool) -> None:

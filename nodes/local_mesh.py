@@ -1,7 +1,7 @@
 """Real daemons on this machine for the length of a block: what `mesh demo` and the tests run on.
 
 Each is a `mesh node` process on loopback with a data folder of its own below one temporary folder.
-They watch the pipe from this process, so that even killing it leaves none behind.
+They watch the pipe from this process, so that even killing it leaves none behind, and none of their files.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ async def local_nodes(
 
 async def _start(name: str, folder: Path, extra: tuple[str, ...]) -> asyncio.subprocess.Process:
     arguments = (
-        *(sys.executable, "-m", "nodes", "node", "--json", "--exit-with-parent", "--name", name),
+        *(sys.executable, "-m", "nodes", "node", "--json", "--temporary", "--name", name),
         *("--data-dir", str(folder / name), "--listen", f"{LOOPBACK}:0", "--interface", LOOPBACK, *extra),
     )
     with (folder / f"{name}.log").open("wb") as log:

@@ -5,10 +5,15 @@ Importing this imports no runtime and no NumPy; a factory does, when its engine 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 
 from mesh.engines.contract import Engine
 from mesh.errors import MissingExtra, UsageError
+
+# Some builds of ONNX Runtime report over the network what they load and leave files in the folder for temporary
+# ones. What runs on the mesh stays there. The runtime reads this when it is imported.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 
 def _make_onnx_runtime() -> Engine:
