@@ -347,7 +347,7 @@ def run_command(arguments: Sequence[str]) -> int:
 
 def _run(arguments: Sequence[str]) -> int:
     try:
-        return int(app(arguments, standalone_mode=False) or 0)
+        return int(app(arguments, prog_name="mesh", standalone_mode=False) or 0)
     except Exception as error:
         if not isinstance(error, USAGE_ERROR):
             raise

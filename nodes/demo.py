@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping
@@ -18,7 +17,7 @@ from mesh.core.ids import NodeId
 from mesh.core.plan import PlanOptions
 from mesh.errors import RunFailed
 from nodes.local_mesh import LOOPBACK, LocalNode, local_nodes
-from nodes.output import print_json, run_async, say
+from nodes.output import is_watched, print_json, run_async, say
 from nodes.sensor import Tally, make_schedule
 
 if TYPE_CHECKING:
@@ -159,7 +158,7 @@ def _compute_locally(images: Any) -> Any:
 @contextlib.contextmanager
 def _live_table(model: Model, names: Mapping[NodeId, str], as_json: bool) -> Iterator[Any]:
     """A table on a terminal that is renewed as answers come; nothing where nobody watches."""
-    if as_json or not sys.stderr.isatty():
+    if as_json or not is_watched():
         yield lambda tally, correct: None
         return
     from rich.console import Console

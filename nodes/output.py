@@ -31,6 +31,11 @@ def say(text: str) -> None:
     typer.echo(text, err=True)
 
 
+def is_watched() -> bool:
+    """Whether standard error is a terminal; closed by whoever started us, it is none."""
+    return sys.stderr is not None and sys.stderr.isatty()
+
+
 def print_json(document: object) -> None:
     """One document; numbers are finite by the time they get here."""
     print(json.dumps(document, allow_nan=False))

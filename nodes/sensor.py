@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, TextIO
 
 from mesh.client.mesh_client import Mesh, Result
 from mesh.client.sinks import Sink, SinkRecord, open_sink
@@ -32,7 +32,7 @@ from mesh.errors import (
     UsageError,
 )
 from mesh.runtime.frame_stream import Answer, FrameStream, StreamOptions
-from nodes.output import print_json, say
+from nodes.output import is_watched, print_json, say
 
 if TYPE_CHECKING:
     from mesh.arrays import Array
@@ -271,8 +271,18 @@ class SensorRun:
 
 
 def open_stdin() -> BinaryIO:
-    """Standard input; an empty one where the caller has closed it."""
+    """Standard input; an empty one where whoever started us has closed it."""
     return sys.stdin.buffer if sys.stdin is not None else io.BytesIO()
+
+
+@contextlib.contextmanager
+def open_stdout() -> Iterator[TextIO]:
+    """Standard output; one that forgets everything where whoever started us has closed it."""
+    if sys.stdout is not None:
+        yield sys.stdout
+    else:
+        with Path(os.devnull).open("w") as nowhere:
+            yield nowhere
 
 
 async def stream(
@@ -290,25 +300,27 @@ async def stream(
         raise UsageError(
             f"a deadline of {deadline_s:g} s makes no sense", hint=f"give a number above 0, at most {MAX_DEADLINE_S}"
         )
-    async with connection as mesh:
+    async with contextlib.AsyncExitStack() as stack:
+        stdout = stack.enter_context(open_stdout())
+        mesh = await stack.enter_async_context(connection)
         model = await mesh.model(name)
         # In threads: to open a named pipe waits for its other end.
         source = await asyncio.to_thread(open_source, source_url, model.inputs, stdin=open_stdin())
         try:
-            sink = await asyncio.to_thread(open_sink, sink_url, model.outputs, stdout=sys.stdout)
+            sink = await asyncio.to_thread(open_sink, sink_url, model.outputs, stdout=stdout)
         except (MeshError, asyncio.CancelledError):
             source.close()
             raise
         if schedule is None and live and source.natural_rate_hz is not None:
             schedule = RateSchedule(source.natural_rate_hz)
         options = StreamOptions(stream_class=StreamClass.LIVE if live else StreamClass.LOSSLESS, deadline_s=deadline_s)
-        run = SensorRun(source, sink, schedule, report=not as_json and sys.stderr.isatty())
+        run = SensorRun(source, sink, schedule, report=not as_json and is_watched())
         try:
             async with mesh.open_stream(model.deployment, options) as frames:
                 await run.run(mesh, frames)
         except BaseException:
             # An interrupt or a lost node: what was answered until then stands, if the sink takes it.
-            with contextlib.suppress(TimeoutError):
+            with contextlib.suppress(TimeoutError, StorageError):  # the first error is the one to tell
                 async with asyncio.timeout(SINK_GRACE_S):
                     await asyncio.to_thread(sink.close)
             raise
