@@ -1,8 +1,10 @@
 """Equality of parts and whole, proven by running both on the same inputs.
 
 The rule: floats agree if `max|whole - parts| <= 1e-5 * max|whole| + 1e-6` per output, with NaN and
-infinities at the same places; everything else agrees exactly. Running is handed in, so this file
-needs no runtime.
+infinities at the same places; everything else agrees exactly. Where a cut carries float16 or bfloat16,
+or an output has that type, 1e-5 is less than one step of it: the runtime computes such a model in
+float32 and rounds where it must, a cut being one more such place. There the factor is four steps.
+Running is handed in, so this file needs no runtime.
 """
 
 from __future__ import annotations
@@ -24,6 +26,9 @@ from mesh.model.read import SourceModel
 RELATIVE_TOLERANCE = 1e-5
 ABSOLUTE_TOLERANCE = 1e-6
 """Rounding of float32 when kernels add in another order; wrong tensors differ by orders of magnitude more."""
+
+HALF_TOLERANCE = {DType.FLOAT16: 4 * 2.0**-10, DType.BFLOAT16: 4 * 2.0**-7}
+"""Relative, instead of `RELATIVE_TOLERANCE`: four steps of the narrow type."""
 
 MAX_RANDOM_INTEGER = 2
 """Integers are drawn below this: indices and lengths must be valid for any model."""
@@ -73,16 +78,30 @@ class Comparison:
                 )
 
 
-def compare(whole: Arrays, parts: Arrays, bfloat16: Collection[str] = ()) -> Comparison:
+def compare(
+    whole: Arrays, parts: Arrays, bfloat16: Collection[str] = (), crossed: Collection[DType] = ()
+) -> Comparison:
     """Compare outputs by name. A missing or additional output is a difference.
 
     `bfloat16` names outputs whose arrays are the raw bits of bfloat16 in uint16 (see `mesh.arrays`).
+    `crossed` are the element types that cuts between the parts carry.
     """
+    least = max((HALF_TOLERANCE.get(dtype, RELATIVE_TOLERANCE) for dtype in crossed), default=RELATIVE_TOLERANCE)
     names = [*whole, *(name for name in parts if name not in whole)]
     widened = [
         {name: _widen(array) if name in bfloat16 else array for name, array in a.items()} for a in (whole, parts)
     ]
-    return Comparison(tuple(_compare_output(name, widened[0].get(name), widened[1].get(name)) for name in names))
+    return Comparison(
+        tuple(
+            _compare_output(
+                name,
+                widened[0].get(name),
+                widened[1].get(name),
+                max(least, HALF_TOLERANCE[DType.BFLOAT16] if name in bfloat16 else 0.0),
+            )
+            for name in names
+        )
+    )
 
 
 def _widen(bits: Array) -> Array:
@@ -92,7 +111,7 @@ def _widen(bits: Array) -> Array:
     return (bits.astype(np.uint32) << 16).view(np.float32)
 
 
-def _compare_output(name: str, whole: Array | None, parts: Array | None) -> Difference:
+def _compare_output(name: str, whole: Array | None, parts: Array | None, relative: float) -> Difference:
     infinite = float("inf")
     if whole is None or parts is None:
         return Difference(name, infinite, 0.0, f"only the {'parts' if whole is None else 'whole'} make it")
@@ -101,7 +120,9 @@ def _compare_output(name: str, whole: Array | None, parts: Array | None) -> Diff
     if whole.shape != parts.shape:
         return Difference(name, infinite, 0.0, f"shape {list(parts.shape)}, the whole has {list(whole.shape)}")
     if whole.dtype.kind == "f":
-        return _compare_floats(name, whole.astype(np.float64), parts.astype(np.float64))
+        if whole.dtype == np.float16:
+            relative = max(relative, HALF_TOLERANCE[DType.FLOAT16])
+        return _compare_floats(name, whole.astype(np.float64), parts.astype(np.float64), relative)
     different = int(np.count_nonzero(np.asarray(whole != parts)))
     if not different:
         return Difference(name, 0.0, 0.0, "")
@@ -111,7 +132,9 @@ def _compare_output(name: str, whole: Array | None, parts: Array | None) -> Diff
     return Difference(name, largest, 0.0, f"{different} of {whole.size} elements differ ({whole.dtype} must be exact)")
 
 
-def _compare_floats(name: str, whole: npt.NDArray[np.float64], parts: npt.NDArray[np.float64]) -> Difference:
+def _compare_floats(
+    name: str, whole: npt.NDArray[np.float64], parts: npt.NDArray[np.float64], relative: float
+) -> Difference:
     finite = np.isfinite(whole)
     same_places = np.array_equal(finite, np.isfinite(parts))
     if not same_places or not np.array_equal(whole[~finite], parts[~finite], equal_nan=True):
@@ -119,13 +142,15 @@ def _compare_floats(name: str, whole: npt.NDArray[np.float64], parts: npt.NDArra
     if not finite.any():
         return Difference(name, 0.0, ABSOLUTE_TOLERANCE, "")
     largest = float(np.max(np.abs(whole[finite] - parts[finite])))
-    allowed = RELATIVE_TOLERANCE * float(np.max(np.abs(whole[finite]))) + ABSOLUTE_TOLERANCE
+    allowed = relative * float(np.max(np.abs(whole[finite]))) + ABSOLUTE_TOLERANCE
     reason = "" if largest <= allowed else f"largest difference {largest:.3g}, allowed {allowed:.3g}"
     return Difference(name, largest, allowed, reason)
 
 
-def generate_inputs(inputs: Sequence[TensorSpec], seed: int, batch: int = 1) -> dict[str, Array]:
-    """Seeded inputs for a model: normal floats, integers 0 and 1, booleans, short strings.
+def generate_inputs(
+    inputs: Sequence[TensorSpec], seed: int, batch: int = 1, least_integer: int = 0
+) -> dict[str, Array]:
+    """Seeded inputs for a model: normal floats, integers from `least_integer` to 1, booleans, short strings.
 
     Symbolic dimensions are 1; a symbolic first dimension, and others of the same name, are `batch`.
     An input of unknown rank gets shape [1].
@@ -140,11 +165,11 @@ def generate_inputs(inputs: Sequence[TensorSpec], seed: int, batch: int = 1) -> 
                 shape.append(dim)
             else:
                 shape.append(batch if dim in leading or axis == 0 else 1)
-        feeds[spec.name] = _draw(spec.dtype, tuple(shape), rng)
+        feeds[spec.name] = _draw(spec.dtype, tuple(shape), rng, least_integer)
     return feeds
 
 
-def _draw(dtype: DType, shape: tuple[int, ...], rng: np.random.Generator) -> Array:
+def _draw(dtype: DType, shape: tuple[int, ...], rng: np.random.Generator, least_integer: int) -> Array:
     if dtype is DType.STRING:
         return np.array([f"text {value}" for value in rng.integers(0, 4, shape).flat], dtype=object).reshape(shape)
     if dtype is DType.BOOL:
@@ -153,7 +178,7 @@ def _draw(dtype: DType, shape: tuple[int, ...], rng: np.random.Generator) -> Arr
         return (rng.standard_normal(shape).astype(np.float32).view(np.uint32) >> 16).astype(np.uint16)
     if dtype.is_float:
         return rng.standard_normal(shape).astype(dtype.label)
-    return rng.integers(0, MAX_RANDOM_INTEGER, shape).astype(dtype.label)
+    return rng.integers(least_integer, MAX_RANDOM_INTEGER, shape).astype(dtype.label)
 
 
 def verify(
@@ -166,7 +191,9 @@ def verify(
     """
     whole = run(model.data, inputs, [spec.name for spec in graph.outputs])
     halves = {spec.name for spec in graph.outputs if spec.dtype is DType.BFLOAT16}
-    return compare(whole, run_chained(run, model, graph, segments, inputs), halves)
+    crossing = {name for segment in segments[:-1] for name in (*segment.produces, *segment.relays)}
+    crossed = {graph.specs[name].dtype for name in crossing}
+    return compare(whole, run_chained(run, model, graph, segments, inputs), halves, crossed)
 
 
 def run_chained(

@@ -82,12 +82,11 @@ def _declare(
     part: onnx.GraphProto, source: onnx.GraphProto, graph: Graph, segment: Segment, nodes: list[onnx.NodeProto]
 ) -> None:
     """Inputs, outputs, and what the model says of the tensors between."""
-    declared = {value.name: value for value in (*source.value_info, *source.output, *source.input)}
+    inputs = {value.name: value for value in source.input}
     specs: dict[str, TensorSpec] = {**graph.specs, **{spec.name: spec for spec in (*graph.inputs, *graph.outputs)}}
-    interface = {value.name for value in (*source.input, *source.output)}
 
     def describe(names: Iterable[str]) -> list[onnx.ValueInfoProto]:
-        return [declared[name] if name in interface else value_of(specs[name]) for name in names]
+        return [inputs[name] if name in inputs else value_of(specs[name]) for name in names]
 
     part.input.extend(describe(segment.consumes))
     part.output.extend(describe(segment.produces))

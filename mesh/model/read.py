@@ -1,7 +1,8 @@
 """Reading a model: from a file or from bytes, through every check, to one self-contained normal form.
 
 The normal form has its external data inside, initialisers that are not inputs, nodes that are named
-and sorted, and unknown dimensions where the file says -1. A model that is in normal form already
+and sorted, one spelling of ONNX's own domain, outputs with types, and unknown dimensions where the
+file says -1. A model that is in normal form already
 keeps its bytes, so its SHA-256 is that of its file; reading is idempotent.
 
 Called by the coordinator and by the command line. Reads files, writes nothing, keeps no state.
@@ -23,10 +24,16 @@ from mesh.core.tensor import TensorSpec
 from mesh.errors import ExternalDataRefused, ModelUnreadable, ModelUnsupported, NotFound
 from mesh.model import check
 from mesh.model.external import MAX_MODEL_BYTES, external_tensors, inline_external
-from mesh.model.traverse import model_tensors, names_read
+from mesh.model.shapes import infer
+from mesh.model.skeleton import RUNTIME_DOMAIN
+from mesh.model.tensors import value_of
+from mesh.model.traverse import all_nodes, domain_of, model_tensors, names_read
 
 INITIALISERS_APART_SINCE = 4
 """IR version from which an initialiser need not be an input too."""
+
+RUNTIME_OPSET = 1
+"""The only version that the runtime's own domains have."""
 
 RUNTIME_FORMAT_MAGIC = b"ORTM"
 """At offset 4 of ONNX Runtime's own file format, which is not ONNX."""
@@ -125,6 +132,8 @@ def _finish(model: onnx.ModelProto, data: bytes | None) -> SourceModel:
     if _normalise(model):
         data = None
     check.check_dimensions(model)
+    if _type_outputs(model):
+        data = None
     inputs, outputs = check.check_interface(model)
     check.check_wiring(model.graph)
     check.check_with_onnx(model)
@@ -136,12 +145,53 @@ def _finish(model: onnx.ModelProto, data: bytes | None) -> SourceModel:
 def _normalise(model: onnx.ModelProto) -> bool:
     """Bring `model` into normal form; True if that changed it."""
     changes = [
+        _spell_domains(model),
+        _import_runtime_domains(model),
         _separate_initialisers(model),
         _free_dimensions(model.graph),
         _name_nodes(model.graph),
         _sort_nodes(model.graph),
     ]
     return any(changes)
+
+
+def _spell_domains(model: onnx.ModelProto) -> bool:
+    """ONNX's own domain may be written in two ways, of which the checker knows one."""
+    holders: list[onnx.ModelProto | onnx.FunctionProto] = [model, *model.functions]
+    named: list[onnx.NodeProto | onnx.FunctionProto | onnx.OperatorSetIdProto] = [*model.functions]
+    for holder in holders:
+        named.extend(holder.opset_import)
+        named.extend(all_nodes(holder.graph.node if isinstance(holder, onnx.ModelProto) else holder.node))
+    long = [item for item in named if item.domain != domain_of(item.domain)]
+    for item in long:
+        item.domain = domain_of(item.domain)
+    for holder in holders if long else ():
+        imports = {opset.domain: opset.version for opset in holder.opset_import}
+        del holder.opset_import[:]
+        holder.opset_import.extend(onnx.helper.make_opsetid(domain, version) for domain, version in imports.items())
+    return bool(long)
+
+
+def _import_runtime_domains(model: onnx.ModelProto) -> bool:
+    """Name the operator sets of the runtime's own domains; it takes them for granted, the checker does not."""
+    imported = {opset.domain for opset in model.opset_import}
+    used = {node.domain for node in all_nodes(model.graph.node)}
+    missing = sorted(domain for domain in used - imported if domain.startswith(RUNTIME_DOMAIN))
+    model.opset_import.extend(onnx.helper.make_opsetid(domain, RUNTIME_OPSET) for domain in missing)
+    return bool(missing)
+
+
+def _type_outputs(model: onnx.ModelProto) -> bool:
+    """Infer the types of outputs that come without; the runtime does. What cannot be inferred stays as it is."""
+    untyped = [value for value in model.graph.output if value.type.WhichOneof("value") is None]
+    if not untyped:
+        return False
+    check.check_wiring(model.graph)  # inference is for graphs that hang together
+    specs = infer(model).specs
+    for value in untyped:
+        if value.name in specs:
+            value.CopyFrom(value_of(specs[value.name]))
+    return True
 
 
 def _separate_initialisers(model: onnx.ModelProto) -> bool:

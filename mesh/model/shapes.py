@@ -3,6 +3,11 @@
 ONNX's shape inference does most of it, on the skeleton (weights do not matter to shapes). Where it
 stops, at operators that only the runtime has or where a shape depends on data, element types are
 carried on by the operators' schemas, because a cut needs the type of a tensor but not its shape.
+
+What a model says of the tensors between its inputs and its outputs, and of its outputs, may be wrong:
+exporters write the sizes of one example where any batch is meant, and the runtime goes on with what it
+computes. So shapes are first inferred from the inputs alone; those are `proven`. What the model says
+fills the gaps, for estimates.
 """
 
 from __future__ import annotations
@@ -33,6 +38,8 @@ class Inference:
     skeleton: onnx.ModelProto
     specs: dict[str, TensorSpec]
     """By name; tensors of unknown or uncarried type are absent."""
+    proven: dict[str, TensorSpec]
+    """What follows from the inputs alone, as far as that goes: what a run will find."""
     others: frozenset[str]
     """Values that are known to be no dense tensors, or of a type that no frame carries."""
     failure: str
@@ -43,12 +50,13 @@ def infer(model: onnx.ModelProto) -> Inference:
     """Infer types and shapes of `model`'s tensors. Never raises for a checked model."""
     skeleton = make_skeleton(model)
     replace_runtime_operators(skeleton)
-    failure = ""
+    declared = _take_declared(skeleton)
+    skeleton, failure = _infer_once(skeleton)
+    proven = {} if failure else {n: spec for n, spec in _collect(skeleton)[0].items() if spec.shape is not None}
+    is_changed = _fill_gaps(skeleton, declared)
     for _ in range(INFERENCE_ROUNDS):
-        try:
-            skeleton = shape_inference.infer_shapes(skeleton, data_prop=True)
-        except (shape_inference.InferenceError, RuntimeError, ValueError) as error:
-            failure = " ".join(str(error).split())[:200]
+        if is_changed and not failure:
+            skeleton, failure = _infer_once(skeleton)
         specs, others = _collect(skeleton)
         added = _carry_types(skeleton, specs, others)
         if failure or not any(spec.shape is not None for spec in added):
@@ -57,7 +65,61 @@ def infer(model: onnx.ModelProto) -> Inference:
         kept = [value for value in skeleton.graph.value_info if value.name not in names]
         del skeleton.graph.value_info[:]
         skeleton.graph.value_info.extend([*kept, *(value_of(spec) for spec in added if spec.shape is not None)])
-    return Inference(skeleton, specs, frozenset(others), failure)
+        is_changed = True
+    return Inference(skeleton, specs, proven, frozenset(others), failure)
+
+
+def _infer_once(skeleton: onnx.ModelProto) -> tuple[onnx.ModelProto, str]:
+    """One pass of ONNX's inference, and why it gave up; then `skeleton` is returned as it is."""
+    try:
+        return shape_inference.infer_shapes(skeleton, data_prop=True), ""
+    except (shape_inference.InferenceError, RuntimeError, ValueError) as error:
+        return skeleton, " ".join(str(error).split())[:200]
+
+
+def _take_declared(skeleton: onnx.ModelProto) -> list[onnx.ValueInfoProto]:
+    """Remove, and return, what the model says of values that its nodes make."""
+    graph = skeleton.graph
+    declared = [*graph.value_info]
+    del graph.value_info[:]
+    for value in graph.output:
+        if value.type.WhichOneof("value") == "tensor_type":
+            copy = onnx.ValueInfoProto()
+            copy.CopyFrom(value)
+            declared.append(copy)
+            value.type.tensor_type.ClearField("shape")
+    return declared
+
+
+def _fill_gaps(skeleton: onnx.ModelProto, declared: list[onnx.ValueInfoProto]) -> bool:
+    """Put back what the model says where nothing better is known; True if that added anything."""
+    graph = skeleton.graph
+    known = {value.name: value for value in (*graph.value_info, *graph.output)}
+    symbols = {dim.dim_param for value in graph.input for dim in value.type.tensor_type.shape.dim} - {""}
+    is_changed = False
+    for said in declared:
+        value = known.get(said.name)
+        if value is None:
+            graph.value_info.append(said)
+        elif "tensor_type" != said.type.WhichOneof("value") != value.type.WhichOneof("value"):
+            continue
+        elif not value.type.tensor_type.HasField("shape"):
+            value.type.CopyFrom(said.type)
+        elif not _fill_dimensions(value.type.tensor_type.shape, said.type.tensor_type.shape, symbols):
+            continue
+        is_changed = True
+    return is_changed
+
+
+def _fill_dimensions(known: onnx.TensorShapeProto, said: onnx.TensorShapeProto, symbols: set[str]) -> bool:
+    """Take over the dimensions of which `known` knows nothing; True if there were any."""
+    is_changed = False
+    for dim, said_dim in zip(known.dim, said.dim, strict=False):
+        is_known = dim.HasField("dim_value") or dim.dim_param in symbols
+        if len(known.dim) == len(said.dim) and not is_known and said_dim.WhichOneof("value") is not None:
+            dim.CopyFrom(said_dim)
+            is_changed = True
+    return is_changed
 
 
 def _collect(skeleton: onnx.ModelProto) -> tuple[dict[str, TensorSpec], set[str]]:

@@ -8,7 +8,7 @@ limited the analysis is said in `Graph.notes`.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 
 from mesh.core.graph import Cut, Graph, OperatorGroup
@@ -47,8 +47,9 @@ class _Summary:
         self.weight_bytes = initialiser_bytes(model.proto.graph)
         self.inputs = tuple(spec.name for spec in model.inputs)
         self.outputs = tuple(spec.name for spec in model.outputs)
-        self.specs: dict[str, TensorSpec] = dict(self.inference.specs)
-        self.specs.update((spec.name, spec) for spec in (*model.inputs, *model.outputs))
+        said = {spec.name: spec for spec in model.outputs}
+        given = {spec.name: spec for spec in model.inputs}
+        self.specs: dict[str, TensorSpec] = {**said, **self.inference.specs, **given}
         self.read = {*self.wiring.consumers, *self.outputs}
         self.scales = self._make_scales()
         self.carried = self._weigh_carried()
@@ -108,6 +109,19 @@ class _Summary:
         size = spec.nominal_bytes() or 0
         return size if size <= MAX_TENSOR_BYTES else None
 
+    def carried_spec(self, name: str) -> TensorSpec:
+        """What frames carry under `name`: sizes that do not follow from the inputs are left open.
+
+        The model may state them, but an exporter writes there what one example had, and the runtime does not care.
+        """
+        spec = self.specs[name]
+        if name in self.inputs or spec.shape is None:
+            return spec
+        proven = self.inference.proven.get(name)
+        if proven is None or proven.shape is None or proven.dtype is not spec.dtype:
+            return replace(spec, shape=tuple("?" if isinstance(dim, int) else dim for dim in spec.shape))
+        return proven
+
     def group(self, place: int, draft: _Draft, last: bool) -> OperatorGroup:
         nodes, stored = draft.nodes, draft.stored
         made = [name for index in draft.core for name in self.wiring.makes[index]]
@@ -160,10 +174,10 @@ def summarise(model: SourceModel) -> Graph:
         model_sha256=model.sha256,
         model_bytes=len(model.data),
         inputs=model.inputs,
-        outputs=model.outputs,
+        outputs=tuple(summary.carried_spec(spec.name) for spec in model.outputs),
         groups=groups,
         cuts=cuts,
-        specs={name: summary.specs[name] for name in sorted(carried)},
+        specs={name: summary.carried_spec(name) for name in sorted(carried)},
         weight_bytes={name: size for name, size in summary.weight_bytes.items() if name in used},
         notes=notes,
     )
@@ -177,7 +191,7 @@ def _list_cuts(
     if summary.inference.failure:
         notes.append(f"shapes are only partly known: {summary.inference.failure}")
     first = Cut(0, summary.inputs, _total(sizes, summary.inputs))
-    last = Cut(count, summary.outputs, sum((spec.nominal_bytes() or 0) for spec in summary.model.outputs))
+    last = Cut(count, summary.outputs, sum(summary.specs[name].nominal_bytes() or 0 for name in summary.outputs))
     if summary.wiring.unseeded:
         notes.append(f"not cut: node {summary.wiring.unseeded[0]!r} draws random numbers without a seed")
         return (first, last), tuple(notes)

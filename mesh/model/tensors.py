@@ -16,6 +16,9 @@ from mesh.errors import ModelInvalid, ModelUnsupported
 MAX_ELEMENTS = 1 << 40
 """No tensor in a file of at most 2 GB has more elements; anything above is a wrong or hostile dimension."""
 
+MAX_SYMBOL_BYTES = 256
+"""What a plan may carry as the name of a dimension. Exporters write whole formulas there, which say nothing to us."""
+
 _BITS = {
     "COMPLEX64": 64,
     "COMPLEX128": 128,
@@ -147,7 +150,8 @@ def shape_of(kind: onnx.TypeProto.Tensor) -> tuple[Dimension, ...] | None:
         if which == "dim_value" and dim.dim_value >= 0:
             dims.append(dim.dim_value)
         else:
-            dims.append(dim.dim_param or "?" if which == "dim_param" else "?")
+            is_name = which == "dim_param" and 0 < len(dim.dim_param.encode()) <= MAX_SYMBOL_BYTES
+            dims.append(dim.dim_param if is_name else "?")
     return tuple(dims)
 
 
@@ -159,7 +163,10 @@ def require_carried(value: onnx.ValueInfoProto, what: str) -> TensorSpec:
         raise ModelInvalid(f"{what} {name!r} has no type")
     if which != "tensor_type":
         kind = which.removesuffix("_type").replace("_", " ")
-        raise ModelUnsupported(f"{what} {name!r} is a {kind}, not a tensor", hint="frames carry dense tensors only")
+        article = "an" if kind.startswith("o") else "a"
+        raise ModelUnsupported(
+            f"{what} {name!r} is {article} {kind}, not a tensor", hint="frames carry dense tensors only"
+        )
     spec = spec_of(value)
     if spec is None:
         kind = type_name(value.type.tensor_type.elem_type)

@@ -13,6 +13,7 @@ import hashlib
 from collections.abc import Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from mesh.arrays import Array
 from mesh.control.deployments import key_of
 from mesh.control.timing import CALL_TIMEOUT_S, DRAIN_TIMEOUT_S
 from mesh.core.costs import Costs
@@ -22,7 +23,17 @@ from mesh.core.ids import DeploymentName, NodeId, Sha256
 from mesh.core.plan import Deployment, Fence, Plan, PlanOptions
 from mesh.core.tensor import TensorSpec
 from mesh.engines import make_engine
-from mesh.errors import Infeasible, MeshError, NodeLost, NoNodes, Refused, Timeout, UsageError
+from mesh.errors import (
+    Infeasible,
+    MeshError,
+    ModelInvalid,
+    NodeLost,
+    NoNodes,
+    Refused,
+    Timeout,
+    UsageError,
+    VerificationFailed,
+)
 from mesh.model.extract import extract
 from mesh.model.read import SourceModel, read_model_bytes
 from mesh.model.summarise import summarise
@@ -56,6 +67,8 @@ class Planned:
     model: SourceModel
     graph: Graph
     plan: Plan
+    whole: Plan | None = None
+    """On one device, for when `plan` has cuts that cannot be proven; None where whoever asked wants the cuts."""
 
 
 # Planning -----------------------------------------------------------------------------------------
@@ -81,7 +94,11 @@ async def make_plan(nodes: Sequence[Answered], data: bytes, options: PlanOptions
     found = await asyncio.to_thread(solve, problem)
     if isinstance(found, NoPlan):
         raise found.as_error()
-    return Planned(model, graph, found)
+    whole = None
+    if len(found.stages) > 1 and options.stages is None:
+        alone = await asyncio.to_thread(solve, replace(problem, stages=1))
+        whole = None if isinstance(alone, NoPlan) else alone
+    return Planned(model, graph, found, whole)
 
 
 def _chosen(nodes: Sequence[Answered], options: PlanOptions) -> list[Answered]:
@@ -182,20 +199,26 @@ async def _measure_links(nodes: Sequence[Answered], progress: Progress) -> Mappi
 
 
 async def activate(
-    nodes: Sequence[Answered], planned: Planned, name: DeploymentName, fence: Fence, progress: Progress
+    nodes: Sequence[Answered],
+    planned: Planned,
+    name: DeploymentName,
+    fence: Fence,
+    progress: Progress,
+    feeds: Mapping[str, Array] | None = None,
 ) -> Deployment:
-    """Cut, prove, send, load and activate. Raises what went wrong, after taking everything back."""
-    plan, parts = await asyncio.to_thread(_cut, planned)
-    if len(parts) > 1:
-        progress(f"proving that {len(parts)} segments equal the whole")
-        await asyncio.to_thread(_prove, planned.model, planned.graph, plan)
+    """Cut, prove, send, load and activate. Raises what went wrong, after taking everything back.
+
+    `feeds` are what the proof runs on, made up where None. Cuts that cannot be proven are given up for
+    `planned.whole` where there is one.
+    """
+    plan, parts = await _cut_and_prove(planned, progress, feeds)
     by_id = {node.view.capabilities.node_id: node for node in nodes}
     deployment = Deployment(
         name=name,
         fence=fence,
         plan=plan,
         inputs=planned.model.inputs,
-        outputs=planned.model.outputs,
+        outputs=planned.graph.outputs,
         boundaries=_boundaries(planned.model, planned.graph, plan),
         addresses={device: by_id[device].view.address for device in plan.devices},
     )
@@ -217,6 +240,23 @@ async def activate(
     return deployment
 
 
+async def _cut_and_prove(
+    planned: Planned, progress: Progress, feeds: Mapping[str, Array] | None
+) -> tuple[Plan, dict[Sha256, bytes]]:
+    plan, parts = await asyncio.to_thread(_cut, planned)
+    if len(plan.stages) == 1:
+        return plan, parts
+    progress(f"proving that {len(plan.stages)} segments equal the whole")
+    try:
+        await asyncio.to_thread(_prove, planned.model, planned.graph, plan, feeds)
+    except (ModelInvalid, VerificationFailed) as error:
+        if planned.whole is None:
+            raise
+        progress(f"not cut, but whole on one device: {error}")
+        return await asyncio.to_thread(_cut, replace(planned, plan=planned.whole))
+    return plan, parts
+
+
 def _cut(planned: Planned) -> tuple[Plan, dict[Sha256, bytes]]:
     parts: dict[Sha256, bytes] = {}
     stages = []
@@ -230,15 +270,15 @@ def _cut(planned: Planned) -> tuple[Plan, dict[Sha256, bytes]]:
     return replace(planned.plan, stages=tuple(stages)), parts
 
 
-def _prove(model: SourceModel, graph: Graph, plan: Plan) -> None:
-    prove(make_engine(), model, graph, [stage.segment for stage in plan.stages]).require()
+def _prove(model: SourceModel, graph: Graph, plan: Plan, feeds: Mapping[str, Array] | None) -> None:
+    prove(make_engine(), model, graph, [stage.segment for stage in plan.stages], feeds).require()
 
 
 def _boundaries(model: SourceModel, graph: Graph, plan: Plan) -> tuple[tuple[TensorSpec, ...], ...]:
     inner = [
         tuple(graph.specs[name] for name in graph.cut_at[stage.segment.start].tensors) for stage in plan.stages[1:]
     ]
-    return (model.inputs, *inner, model.outputs)
+    return (model.inputs, *inner, graph.outputs)
 
 
 async def _send(node: Answered, sha256: Sha256, data: bytes) -> None:

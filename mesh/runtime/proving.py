@@ -13,11 +13,15 @@ from mesh.core.graph import Graph
 from mesh.core.plan import Segment
 from mesh.engines.contract import Engine, LoadOptions
 from mesh.errors import MeshError, ModelInvalid, TensorMismatch
-from mesh.model.compare import Comparison, generate_inputs, verify
+from mesh.model.compare import Comparison, RunFunction, generate_inputs, verify
 from mesh.model.read import SourceModel
 
 PROOF_SEED = 20_240_501
 """Any number will do; a fixed one makes a failed proof repeatable."""
+
+
+LEAST_INTEGERS = (0, 1)
+"""Integers are 0 and 1, which suits indices; a model that refuses them gets 1 throughout, which suits sizes."""
 
 
 def run_model(engine: Engine, data: bytes, feeds: Mapping[str, Array], outputs: Sequence[str]) -> dict[str, Array]:
@@ -42,16 +46,25 @@ def prove(
 
     Raises `ModelInvalid` where the whole model itself refuses made-up inputs: then the proof needs real ones.
     """
-    inputs = feeds if feeds is not None else generate_inputs(model.inputs, PROOF_SEED)
 
     def run(data: bytes, given: Mapping[str, Array], outputs: Sequence[str]) -> dict[str, Array]:
         return run_model(engine, data, given, outputs)
 
     if feeds is None:
+        feeds = _make_up_inputs(run, model)
+    return verify(run, model, graph, segments, feeds)
+
+
+def _make_up_inputs(run: RunFunction, model: SourceModel) -> dict[str, Array]:
+    """Inputs that the whole model takes; whatever is no number (sizes, indices) is drawn in more than one way."""
+    for least_integer in LEAST_INTEGERS:
+        inputs = generate_inputs(model.inputs, PROOF_SEED, least_integer=least_integer)
         try:
             run(model.data, inputs, [spec.name for spec in model.outputs])
         except MeshError as error:
-            raise ModelInvalid(
-                f"the model does not run on made-up inputs: {error}", hint="give real ones with --input X.npz"
-            ) from None
-    return verify(run, model, graph, segments, inputs)
+            reason = error
+        else:
+            return inputs
+    raise ModelInvalid(
+        f"the model does not run on made-up inputs: {reason}", hint="`mesh verify --input X.npz` takes real ones"
+    )

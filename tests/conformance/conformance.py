@@ -113,7 +113,7 @@ def _run(
 ) -> str:
     """Why the case does not pass; empty if it does."""
     try:
-        with mesh.prepare(model, graph, cuts) as prepared:
+        with mesh.prepare(model, graph, cuts, sets[0].inputs) as prepared:
             for each in sets:
                 reason = case.compare(each.outputs, prepared.run(each.inputs))
                 if reason:

@@ -93,8 +93,10 @@ class LoopbackMesh:
         assert self._loop is not None
         return asyncio.run_coroutine_threadsafe(asyncio.wait_for(work, CALL_LIMIT_S), self._loop).result()
 
-    def prepare(self, model: SourceModel, graph: Graph, cuts: Sequence[int] = ()) -> Prepared:
-        """Put `model` in force, cut at the positions `cuts`, each stage on another daemon."""
+    def prepare(
+        self, model: SourceModel, graph: Graph, cuts: Sequence[int] = (), feeds: Mapping[str, Any] | None = None
+    ) -> Prepared:
+        """Put `model` in force, cut at the positions `cuts`, each stage on another daemon; `feeds` prove the cuts."""
         positions = [0, *cuts, len(graph.groups)]
         first = next(self._turns)
         ids = [node.view.capabilities.node_id for node in self._nodes]
@@ -117,7 +119,7 @@ class LoopbackMesh:
         name = f"conformance-{threading.current_thread().name.lower().replace('_', '-')}"
         fence = Fence(1, next(self._generations.setdefault(name, itertools.count(1))))
         planned = Planned(model, graph, plan)
-        deployment = self._call(activate(self._nodes, planned, DeploymentName(name), fence, lambda line: None))
+        deployment = self._call(activate(self._nodes, planned, DeploymentName(name), fence, lambda line: None, feeds))
         return Prepared(self, deployment)
 
     async def _run(self, deployment: Deployment, feeds: Mapping[str, Any]) -> list[Any]:

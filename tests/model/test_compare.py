@@ -84,3 +84,20 @@ def test_a_dimension_has_one_size_wherever_it_is_named() -> None:
     made = generate_inputs([*specs, TensorSpec("c", DType.FLOAT32, None)], 0, batch=7)
     assert made["b"].shape == (2, 7)
     assert made["c"].shape == (1,)
+
+
+def test_half_precision_is_held_to_its_own_steps() -> None:
+    one = np.array([100.0, 1.0], np.float16)
+    assert compare({"y": one}, {"y": np.nextafter(one, np.float16(200))}).equal
+    assert not compare({"y": one}, {"y": one + np.float16(1)}).equal
+    # Float32 outputs are held to the strict rule unless a cut has rounded on the way.
+    whole, parts = floats(100.0), floats(100.1)
+    assert not compare(whole, parts, crossed={DType.FLOAT32, DType.INT64}).equal
+    assert compare(whole, parts, crossed={DType.FLOAT32, DType.FLOAT16}).equal
+    assert not compare(whole, floats(101.0), crossed={DType.FLOAT16}).equal
+
+
+def test_integers_may_be_drawn_from_one_on() -> None:
+    spec = TensorSpec("size", DType.INT64, (50,))
+    assert set(generate_inputs([spec], seed=1)["size"].tolist()) == {0, 1}
+    assert set(generate_inputs([spec], seed=1, least_integer=1)["size"].tolist()) == {1}
