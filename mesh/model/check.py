@@ -215,6 +215,8 @@ def check_wiring(graph: onnx.GraphProto) -> None:
     for name in outputs:
         if name not in known:
             raise ModelInvalid(f"output {name[:80]!r} is made by no node")
+    if len(set(outputs)) != len(outputs):
+        raise ModelInvalid("an output is listed twice")
 
 
 def _explain_unknown(node: onnx.NodeProto, name: str, made: set[str]) -> ModelInvalid:

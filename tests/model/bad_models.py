@@ -146,6 +146,7 @@ BAD_MODELS: dict[str, tuple[Callable[[], bytes], type[ModelError], str]] = {
         ModelInvalid,
         "given twice",
     ),
+    "listed twice": (lambda: spoilt(lambda m: m.graph.output.append(m.graph.output[0])), ModelInvalid, "twice"),
     "dangling": (
         lambda: spoilt(lambda m: m.graph.node[0].input.__setitem__(0, "nowhere")),
         ModelInvalid,

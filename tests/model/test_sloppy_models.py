@@ -51,7 +51,6 @@ SLOPPY: dict[str, Callable[[], onnx.ModelProto]] = {
     "output with the input's symbol": lambda: model(chain("Transpose"), [value("y", "n", 3)]),
     "output without type": lambda: model(chain(), [ValueInfoProto(name="y")]),
     "output read further on": lambda: model(chain(), [value("y", "n", 3), value("h", 1, 7)]),
-    "output listed twice": lambda: model(chain(), [value("y", "n", 3), value("h", "n", 3), value("y", "n", 3)]),
     "inner value of one example": lambda: model(chain(), [value("y", "n", 3)], [value("h", 1, 3)]),
     "inner value of another rank": lambda: model(chain(), [value("y", "n", 3)], [value("h", 7)]),
     "size that depends on data": lambda: model(
