@@ -18,6 +18,7 @@ from mesh.discovery.contract import Advertisement, Discovery
 from mesh.runtime.coordinator import Coordinator
 from mesh.runtime.coordinator_service import CoordinatorService
 from mesh.runtime.fleet import open_fleet
+from mesh.runtime.service_manager import ServiceManager
 from mesh.runtime.supervise import Supervisor
 from mesh.storage.folder import DataFolder
 from mesh.storage.identity import Identity, load_identity
@@ -61,6 +62,7 @@ class CoordinatorDaemon:
 
     async def run(self, stop: asyncio.Event, on_ready: Callable[[CoordinatorReady], None]) -> None:
         """Run until `stop` is set. Raises `StorageError`, `ListenError`, `MissingExtra` before `on_ready`."""
+        service_manager = ServiceManager.from_environment()
         with DataFolder.open(self._settings.data_dir / FOLDER) as folder:
             identity = load_identity(folder, self._settings.name)
             async with contextlib.AsyncExitStack() as stack:
@@ -76,7 +78,9 @@ class CoordinatorDaemon:
                 stack.push_async_callback(service.stop)
                 await self._discovery.advertise(_advertisement(identity, address))
                 on_ready(CoordinatorReady(identity, address))
+                service_manager.ready(tasks, f"coordinator {identity.name} listens on {address}")
                 await stop.wait()
+                service_manager.stopping()
 
 
 def _advertisement(identity: Identity, address: str) -> Advertisement:

@@ -27,6 +27,7 @@ from mesh.hardware.probe import ProbeResult, StaticFacts, run_probe, static_fact
 from mesh.runtime.deployment_driver import DeploymentDriver
 from mesh.runtime.edge_sender import Link
 from mesh.runtime.node_service import NodeService
+from mesh.runtime.service_manager import ServiceManager
 from mesh.runtime.supervise import Supervisor
 from mesh.storage.content import ContentStore
 from mesh.storage.deployments import DeploymentStore
@@ -80,6 +81,7 @@ class Node:
 
     async def run(self, stop: asyncio.Event, on_ready: Callable[[NodeReady], None]) -> None:
         """Run until `stop` is set. Raises `StorageError`, `ListenError`, `MissingExtra` before `on_ready`."""
+        service_manager = ServiceManager.from_environment()
         with DataFolder.open(self._settings.data_dir) as folder:
             self._identity = load_identity(folder, self._settings.name)
             self._content = ContentStore(folder, self._settings.content_capacity_bytes)
@@ -97,11 +99,13 @@ class Node:
                 await stack.enter_async_context(self._discovery)
                 await self._discovery.advertise(self._advertisement(address))
                 on_ready(NodeReady(self._identity, address))
+                service_manager.ready(tasks, f"node {self._identity.name} listens on {address}")
                 tasks.spawn(self._measure(), "probe the hardware")
                 for seed in self._settings.seeds:
                     tasks.spawn(self._introduce(seed, address), f"introduce ourselves to {seed}")
                 await stop.wait()
                 self._state = NodeState.DRAINING
+                service_manager.stopping()
                 async with asyncio.timeout(2 * DRAIN_TIMEOUT_S):
                     await driver.stop()
 

@@ -1,0 +1,59 @@
+"""The shipped units fit the command line and what the daemons speak. systemd itself: scripts/acceptance."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import typer
+
+import nodes
+from mesh.control.timing import DRAIN_TIMEOUT_S
+from nodes.cli import app
+
+FOLDER = Path(nodes.__file__).parent / "systemd"
+ROLES = ("node", "coordinator")
+
+
+def read_settings(role: str) -> dict[str, list[str]]:
+    """Every value of every setting; one that is given twice has two."""
+    settings: dict[str, list[str]] = {}
+    for line in (FOLDER / f"infermesh-{role}.service").read_text(encoding="utf-8").splitlines():
+        if line and line[0] not in "#[":
+            name, _, value = line.partition("=")
+            settings.setdefault(name, []).append(value)
+    return settings
+
+
+def test_there_is_one_unit_per_daemon() -> None:
+    assert {path.name for path in FOLDER.iterdir()} == {f"infermesh-{role}.service" for role in ROLES}
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_it_starts_a_command_that_there_is(role: str) -> None:
+    (start,) = read_settings(role)["ExecStart"]
+    program, command, *arguments = start.split()
+    assert program == "/opt/infermesh/bin/mesh" and command == role
+    group = typer.main.get_command(app)
+    known = {option for parameter in group.commands[role].params for option in parameter.opts}  # type: ignore[attr-defined]
+    assert {argument for argument in arguments if argument.startswith("--")} <= known
+    assert "${STATE_DIRECTORY}" in arguments
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_it_waits_for_the_daemon_watches_it_and_confines_it(role: str) -> None:
+    settings = read_settings(role)
+    wanted = {
+        "Type": "notify",
+        "WatchdogSec": "30",
+        "Restart": "on-failure",
+        "DynamicUser": "yes",
+        "StateDirectory": f"infermesh-{role}",
+        "ProtectSystem": "strict",
+        "NoNewPrivileges": "yes",
+        "CapabilityBoundingSet": "",
+    }
+    assert {name: settings[name] for name in wanted} == {name: [value] for name, value in wanted.items()}
+    # The socket to systemd, TCP, and the list of interfaces.
+    assert set(settings["RestrictAddressFamilies"][0].split()) == {"AF_UNIX", "AF_INET", "AF_INET6", "AF_NETLINK"}
+    assert float(settings["TimeoutStopSec"][0]) > 2 * DRAIN_TIMEOUT_S, "a node drains that long"
