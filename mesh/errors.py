@@ -30,6 +30,7 @@ failures as values and raises these for input that must be refused. Each class h
     │   ├── StorageReadOnly      storage-read-only      1
     │   └── FolderInUse          folder-in-use          1   another daemon owns the data folder
     ├── ListenError              listen                 1   the address cannot be bound
+    ├── LabError                 lab                    1   a lab cannot be built here, or one of its parts failed
     └── EngineError              engine                 1
         ├── LoadFailed           load-failed            1
         └── RunFailed            run-failed             1
@@ -161,6 +162,10 @@ class FolderInUse(StorageError):
 
 class ListenError(MeshError):
     code = "listen"
+
+
+class LabError(MeshError):
+    code = "lab"
 
 
 class EngineError(MeshError):

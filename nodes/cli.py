@@ -13,6 +13,7 @@ import typer
 from mesh import __version__
 from mesh.discovery.interfaces import interfaces_to_browse
 from mesh.errors import UsageError
+from nodes.lab_commands import lab_app
 from nodes.options import (
     CoordinatorOption,
     InterfaceOption,
@@ -35,6 +36,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.add_typer(lab_app)
 
 USAGE_ERROR: Any = typer.BadParameter.__bases__[0]
 """What Typer raises for arguments that it cannot parse; it exports only this one kind of them by name."""
