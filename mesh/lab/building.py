@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from types import FrameType
 
 from mesh.core.fleet_file import parse_fleet
@@ -23,7 +24,8 @@ from mesh.lab import commands, state
 from mesh.lab.cgroups import ControlGroups, find_control_groups
 from mesh.lab.launch import await_daemon, start_daemon, start_wire
 from mesh.lab.state import DeviceState, LabRecord, Phase
-from mesh.lab.topology import Topology, device_batch, namespace_prefix, rate_batches, switch_batch
+from mesh.lab.topology import SWITCH, Topology, device_batch, namespace_prefix, rate_batches, switch_batch
+from mesh.lab.wire import TUN_DEVICE
 
 MAX_HOST_SHARE = 0.8
 """Of the machine's cores that a lab's devices may have together: what is left carries their packets."""
@@ -45,6 +47,8 @@ def build(fleet_text: str, name: str, *, mdns: bool = True, say: Say = lambda _t
     fleet = parse_fleet(fleet_text)
     check_name(name, "lab name")
     groups = check_machine()
+    if any(device.latency_seconds for device in fleet.devices) and not Path(TUN_DEVICE).exists():
+        raise LabError(f"latency needs {TUN_DEVICE}, which is not here", hint="modprobe tun, or take latency out")
     _warn_of_overbooking(sum(device.cores or 0.0 for device in fleet.devices), say)
     sweep_unfinished(groups, say, besides=name)
     with state.lock_lab(name):
@@ -151,7 +155,7 @@ def _make(groups: ControlGroups, record: LabRecord, say: Say) -> None:
     topology = record.topology
     for device in topology.devices:
         groups.create(f"{record.name}/{device.group}", device.fleet.cores, device.fleet.memory_bytes)
-    groups.create(f"{record.name}/{topology.groups[0]}", None, None)
+    groups.create(f"{record.name}/{SWITCH}", is_urgent=True)
     _make_network(topology)
     if topology.wired:
         start_wire(groups, record)

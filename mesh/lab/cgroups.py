@@ -26,8 +26,9 @@ PERIOD_US = 10_000
 MIN_QUOTA_US = 1_000
 """The kernel grants no less than a millisecond per period; smaller shares get a longer period."""
 
-LAB_SHARES_V1, LAB_WEIGHT_V2 = 16 * 1024, 1600
-"""Sixteen times the default: a board has its cores, also while its host does something else."""
+URGENT_SHARES_V1, URGENT_WEIGHT_V2 = 16 * 1024, 1600
+"""Sixteen times the default, for labs as a whole (a board has its cores, also while its host does something
+else) and for what stands for hardware in them."""
 
 EMPTY_TIMEOUT_S = 10.0
 """For killed processes to be gone; one that sits in the kernel (a dead disk) is reported, not waited for."""
@@ -55,8 +56,10 @@ class ControlGroups(ABC):
         """Every folder that a group consists of."""
 
     @abstractmethod
-    def create(self, group: str, cores: float | None, memory_bytes: int | None) -> None:
-        """A leaf group and the groups above it; None limits nothing."""
+    def create(
+        self, group: str, cores: float | None = None, memory_bytes: int | None = None, *, is_urgent: bool = False
+    ) -> None:
+        """A leaf group and the groups above it; None limits nothing. Urgent ones come before their neighbours."""
 
     @abstractmethod
     def freeze(self, group: str) -> None:
@@ -147,11 +150,13 @@ class ControlGroupsV1(ControlGroups):
     def folders(self, group: str) -> list[Path]:
         return list(dict.fromkeys(root / group for root in self._roots.values()))
 
-    def create(self, group: str, cores: float | None, memory_bytes: int | None) -> None:
+    def create(
+        self, group: str, cores: float | None = None, memory_bytes: int | None = None, *, is_urgent: bool = False
+    ) -> None:
         for folder in self.folders(group):
             _make_folder(folder)
-        for above in ("", group.partition("/")[0]):
-            _write(self._file("cpu", above, "cpu.shares"), LAB_SHARES_V1)
+        for urgent in ("", group.partition("/")[0], *([group] if is_urgent else [])):
+            _write(self._file("cpu", urgent, "cpu.shares"), URGENT_SHARES_V1)
         if cores is not None:
             period, quota = cpu_period_and_quota(cores)
             _write(self._file("cpu", group, "cpu.cfs_period_us"), period)
@@ -199,7 +204,9 @@ class ControlGroupsV2(ControlGroups):
     def folders(self, group: str) -> list[Path]:
         return [self._mount_point / OUR_FOLDER / group]
 
-    def create(self, group: str, cores: float | None, memory_bytes: int | None) -> None:
+    def create(
+        self, group: str, cores: float | None = None, memory_bytes: int | None = None, *, is_urgent: bool = False
+    ) -> None:
         folder = self._mount_point / OUR_FOLDER / group
         _make_folder(folder)
         ours = self._mount_point / OUR_FOLDER
@@ -207,8 +214,8 @@ class ControlGroupsV2(ControlGroups):
         for each in [self._mount_point, *above]:
             # Controllers are handed down level by level; only then have the groups below the files.
             _write(each / "cgroup.subtree_control", "+cpu +memory")
-        for each in above:
-            _write(each / "cpu.weight", LAB_WEIGHT_V2)
+        for each in [*above, *([folder] if is_urgent else [])]:
+            _write(each / "cpu.weight", URGENT_WEIGHT_V2)
         if cores is not None:
             period, quota = cpu_period_and_quota(cores)
             _write(folder / "cpu.max", f"{quota} {period}")

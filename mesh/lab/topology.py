@@ -28,13 +28,13 @@ NETWORK = ipaddress.IPv4Network("10.77.0.0/24")
 NODE_PORT, COORDINATOR_PORT = 50071, 50070
 """The default ports, as on real devices."""
 
-MTU_FRAME_BYTES = 1514
-"""The largest Ethernet frame as a queue counts it."""
+PACKET_BYTES, FRAME_BYTES = 1500, 1514
+"""A full IP packet, and the Ethernet frame around it as a queue counts it. A fleet file's rate is that of packets."""
 
 BURST_SECONDS = 0.001
 """What a token bucket lets pass at once: a millisecond keeps the shaping close to that of a real link."""
 
-MIN_BURST_BYTES = 2 * MTU_FRAME_BYTES
+MIN_BURST_BYTES = 2 * FRAME_BYTES
 
 QUEUE_SECONDS = 0.05
 """What an interface holds back before it drops; with `MIN_QUEUE_BYTES`, what small switches have."""
@@ -76,11 +76,6 @@ class Topology:
     @property
     def namespaces(self) -> list[str]:
         return [self.switch_namespace, *(device.namespace for device in self.devices)]
-
-    @property
-    def groups(self) -> list[str]:
-        """The leaf control groups: the switch's (wires) and the devices'."""
-        return [SWITCH, *(device.group for device in self.devices)]
 
     @property
     def wired(self) -> list[LabDevice]:
@@ -167,5 +162,5 @@ def rate_batches(topology: Topology, device: LabDevice, bits_per_second: int | N
     bytes_per_second = bits_per_second / 8
     burst = max(MIN_BURST_BYTES, round(bytes_per_second * BURST_SECONDS))
     limit = burst + max(MIN_QUEUE_BYTES, round(bytes_per_second * QUEUE_SECONDS))
-    bucket = f"tbf rate {bits_per_second}bit burst {burst} limit {limit}"
+    bucket = f"tbf rate {round(bits_per_second * FRAME_BYTES / PACKET_BYTES)}bit burst {burst} limit {limit}"
     return [Batch("tc", namespace, (f"qdisc replace dev {link} root {bucket}",)) for namespace, link in ends]
