@@ -94,7 +94,7 @@ def _number(fault: Fault, value: str) -> float:
 
 
 def add_fault(faults: Faults, fault: Fault, number: float | None, now: float) -> Faults:
-    """`faults` with one more; `now` is the monotonic clock. Healing takes all back."""
+    """`faults` with one more; `now` is the monotonic clock. Healing takes all back, a kill ends a freeze."""
     if fault is Fault.HEAL:
         return Faults()
     if fault is Fault.CUT:
@@ -104,7 +104,7 @@ def add_fault(faults: Faults, fault: Fault, number: float | None, now: float) ->
     if fault is Fault.CUT_OUT:
         return dataclasses.replace(faults, is_mute=True)
     if fault is Fault.KILL or number is None:
-        return faults
+        return dataclasses.replace(faults, frozen_until=None)
     if fault is Fault.LOSS:
         return dataclasses.replace(faults, loss_percent=number)
     if fault is Fault.RATE:
