@@ -222,7 +222,7 @@ def _parse_device(table: Mapping[str, object], number: int, room: int) -> list[F
         if key in table:
             values[field] = _read(where, key, table[key], reader)
     if count > room:
-        raise UsageError(f"{where}: count = {_show(count)} makes more than {MAX_DEVICES} devices", hint="list fewer devices")
+        raise UsageError(f"{where}: count = {_show(count)} makes more than {MAX_DEVICES} devices")
     if values.get("watts_idle") is not None and values.get("watts_busy") is not None:
         _read(where, "watts_idle", values["watts_idle"], lambda watts: _not_above(watts, values["watts_busy"]))
     device = FleetDevice(**values)

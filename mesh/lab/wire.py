@@ -80,7 +80,7 @@ class Direction:
             self.queued_bytes -= len(frame)
             try:
                 os.write(self.target, frame)
-            except (BlockingIOError, OSError):
+            except OSError:
                 self.lost += 1
 
     @property
