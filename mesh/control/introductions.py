@@ -14,6 +14,9 @@ from mesh.errors import Overloaded
 INTRODUCE_INTERVAL_S = 20.0
 """A few bytes per interval and seed; a newcomer introduces itself at once, so this only bounds a seed's restart."""
 
+INTRODUCE_RETRY_S = 1.0
+"""After a seed that did not answer: most often it starts at this moment, as this node does."""
+
 FORGET_AFTER_S = 70.0
 """Three missed introductions and a little."""
 

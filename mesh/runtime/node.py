@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mesh import __version__
-from mesh.control.introductions import INTRODUCE_INTERVAL_S
+from mesh.control.introductions import INTRODUCE_INTERVAL_S, INTRODUCE_RETRY_S
 from mesh.control.timing import DRAIN_TIMEOUT_S
 from mesh.core.fleet import Capabilities, NodeState
 from mesh.core.plan import Deployment
@@ -156,9 +156,12 @@ class Node:
         client = NodeClient(seed)
         try:
             while True:
-                with contextlib.suppress(MeshError):  # nobody waits for this; the next round says the same again
+                pause_s = INTRODUCE_INTERVAL_S
+                try:
                     await client.introduce(self._identity.node_id, self._identity.name, port)
-                await asyncio.sleep(INTRODUCE_INTERVAL_S)
+                except MeshError:  # nobody waits for this; the next round says the same again
+                    pause_s = INTRODUCE_RETRY_S
+                await asyncio.sleep(pause_s)
         finally:
             await client.close()
 
