@@ -154,6 +154,7 @@ def _device_document(report: DeviceReport) -> dict[str, Any]:
         "listens": None if device.listen_port is None else f"{device.address}:{device.listen_port}",
         "namespace": device.namespace,
         "process": report.process,
+        "log": None if report.log is None else str(report.log),
         "faults": list(report.faults),
         "frozen_seconds_left": report.frozen_seconds_left,
         "cores": device.fleet.cores,

@@ -32,6 +32,9 @@ START_TIMEOUT_S = 30.0
 START_CORE_SECONDS = 20.0
 """A daemon computes for about two seconds before it listens; a tenth of a core takes ten times as long."""
 
+LOG_FILE = "daemon.log"
+"""In the device's folder below the lab's data."""
+
 POLL_S = 0.02
 LOG_TAIL_CHARACTERS = 600
 
@@ -82,6 +85,7 @@ def start_daemon(groups: ControlGroups, lab: LabRecord, device: LabDevice) -> Da
     """Start, not wait; see `await_daemon`."""
     folder = data_folder(lab.name) / device.name
     folder.mkdir(parents=True, exist_ok=True)
+    _told(folder).unlink(missing_ok=True)  # of an earlier one, which would be taken for this one's
     line = enter_device(groups, lab.name, device, daemon_command(lab, device), str(folder))
     return spawn(line, device_environment(lab, device), _told(folder), _log(folder))
 
@@ -128,16 +132,19 @@ def start_thaw(groups: ControlGroups, lab: LabRecord, device: LabDevice) -> None
 
 
 def spawn(line: Sequence[str], environment: Mapping[str, str], told: Path, log: Path) -> Daemon:
-    """A process in a session of its own, out of the reach of this terminal's Ctrl-C."""
-    write = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
+    """A process in a session of its own, out of the reach of this terminal's Ctrl-C.
+
+    What it says on standard output replaces what is in `told`, its standard error is added to `log`.
+    """
+    write = os.O_WRONLY | os.O_CREAT
     process = os.posix_spawn(
         line[0],
         list(line),
         dict(environment),
         file_actions=[
             (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
-            (os.POSIX_SPAWN_OPEN, 1, str(told), write, 0o644),
-            (os.POSIX_SPAWN_OPEN, 2, str(log), write, 0o644),
+            (os.POSIX_SPAWN_OPEN, 1, str(told), write | os.O_TRUNC, 0o644),
+            (os.POSIX_SPAWN_OPEN, 2, str(log), write | os.O_APPEND, 0o644),
         ],
         setsid=True,
         setsigdef=[signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGPIPE],
@@ -147,9 +154,11 @@ def spawn(line: Sequence[str], environment: Mapping[str, str], told: Path, log: 
 
 def is_running(daemon: Daemon) -> bool:
     """Whether it is there and no zombie; one that is our child is waited for."""
+    if _start_ticks(daemon.process) == daemon.started:
+        return True
     with contextlib.suppress(ChildProcessError):  # not our child: started by a command that has ended
         os.waitpid(daemon.process, os.WNOHANG)
-    return _start_ticks(daemon.process) == daemon.started
+    return False
 
 
 def session_of(process: int) -> int | None:
@@ -182,7 +191,7 @@ def _told(folder: Path) -> Path:
 
 
 def _log(folder: Path) -> Path:
-    return folder / "daemon.log"
+    return folder / LOG_FILE
 
 
 def _has_spoken(told: Path) -> bool:

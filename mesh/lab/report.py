@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from pathlib import Path
 
 from mesh.lab import state
 from mesh.lab.building import check_machine, find_labs
 from mesh.lab.cgroups import ControlGroups
-from mesh.lab.launch import is_running
+from mesh.lab.launch import LOG_FILE, is_running
 from mesh.lab.state import DeviceState, LabRecord, Phase
 from mesh.lab.topology import LabDevice
 
@@ -20,6 +21,8 @@ class DeviceReport:
     """"running", "dead" (its daemon is gone), "frozen"; "idle" for a client without processes."""
     process: int | None
     """Its daemon."""
+    log: Path | None
+    """What its daemon says."""
     faults: tuple[str, ...]
     frozen_seconds_left: float | None
     cpu_seconds: float | None
@@ -60,6 +63,7 @@ def _report_device(groups: ControlGroups, lab: LabRecord, device: LabDevice, now
         device=device,
         state=_name_state(groups, group, now),
         process=now.daemon.process if now.daemon is not None else None,
+        log=None if device.listen_port is None else state.data_folder(lab.name) / device.name / LOG_FILE,
         faults=tuple(now.faults.describe()),
         frozen_seconds_left=None if until is None else max(0.0, until - time.monotonic()),
         cpu_seconds=groups.cpu_seconds(group),
