@@ -1,6 +1,6 @@
 """`python -m nodes` is `mesh`, and where that begins: before anything that takes long to import."""
 
-import sys
+import os
 
 
 def main() -> None:
@@ -9,8 +9,8 @@ def main() -> None:
         from nodes.cli import main as run
 
         run()
-    except KeyboardInterrupt:  # while modules were being imported
-        sys.exit(130)
+    except KeyboardInterrupt:  # while modules were being imported; see `nodes.output.leave` for the way out
+        os._exit(130)
 
 
 if __name__ == "__main__":

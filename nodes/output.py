@@ -112,8 +112,10 @@ def leave(code: int) -> NoReturn:
     except OSError as error:
         failure = fail_to_print(error)
         code = code or failure
-    if are_threads_left():
-        os._exit(code)  # sys.exit would wait for them
+    # An orderly end would wait for threads; and Python ends by signal, not with our code, if a
+    # KeyboardInterrupt ever passed through its `exec`, as it does while dataclasses are made.
+    if are_threads_left() or code == EXIT_INTERRUPTED:
+        os._exit(code)
     sys.exit(code)
 
 

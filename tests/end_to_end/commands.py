@@ -108,10 +108,20 @@ class Ended:
 
 
 class Running:
-    """A command that runs. `since` starts the clock of `wait`: it is started anew by `mark`."""
+    """A command that runs; its clock starts with it, and anew with `mark` and `send`.
 
-    def __init__(self, *arguments: str, environ: Mapping[str, str] | None = None, stdin: int | None = None) -> None:
+    `is_group`: it and its children are a process group, which ends with the test.
+    """
+
+    def __init__(
+        self,
+        *arguments: str,
+        environ: Mapping[str, str] | None = None,
+        stdin: int | None = None,
+        is_group: bool = False,
+    ) -> None:
         self.arguments = arguments
+        self._is_group = is_group
         self._files = tempfile.TemporaryFile("w+"), tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed with this
         self.process = subprocess.Popen(
             [*MESH, *arguments],
@@ -119,6 +129,7 @@ class Running:
             stdout=self._files[0],
             stderr=self._files[1],
             env=dict(environ) if environ is not None else environment(),
+            process_group=0 if is_group else None,
         )
         self._since = time.monotonic()
 
@@ -158,6 +169,9 @@ class Running:
         return self
 
     def __exit__(self, *exc_info: object) -> None:
+        if self._is_group:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.process.pid, signal.SIGKILL)
         if self.process.poll() is None:
             self.process.kill()
             self.process.wait()
