@@ -9,6 +9,7 @@ of its devices or is taken back from all of them.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 from collections.abc import Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -24,12 +25,14 @@ from mesh.core.plan import Deployment, Fence, Plan, PlanOptions
 from mesh.core.tensor import TensorSpec
 from mesh.engines import make_engine
 from mesh.errors import (
+    DeploymentNotFound,
     Infeasible,
     MeshError,
     ModelInvalid,
     NodeLost,
     NoNodes,
     Refused,
+    StorageError,
     Timeout,
     UsageError,
     VerificationFailed,
@@ -287,6 +290,8 @@ async def _send(node: Answered, sha256: Sha256, data: bytes) -> None:
             await node.client.put_content(sha256, data)
     except Timeout as error:  # of calls that any node answers at once, however slow it computes
         raise NodeLost(error.message, hint="check that it runs and can be reached") from None
+    except StorageError as error:
+        raise type(error)(f"{node.view.capabilities.name}: {error.message}", hint=error.hint) from None
 
 
 async def _together(works: Iterable[Coroutine[None, None, object]]) -> None:
@@ -315,8 +320,9 @@ async def _take_back(nodes: Sequence[Answered], deployment: Deployment) -> str:
 async def _take_back_from(node: Answered, deployment: Deployment) -> str:
     key = key_of(deployment)
     try:
-        held, _ = await node.client.list_deployments(deployment.name, TAKE_BACK_ASK_S)
-        if any(key_of(report.deployment) == key for report in held):
+        await node.client.list_deployments(deployment.name, TAKE_BACK_ASK_S)  # whether it answers at all
+        # Whatever it holds by now: a preparation that was cancelled here may just be beginning there.
+        with contextlib.suppress(DeploymentNotFound):
             await node.client.drain(key)
     except MeshError as error:
         return f"{node.view.capabilities.name} may still hold its part: {error.message}"

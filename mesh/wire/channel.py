@@ -147,9 +147,17 @@ class NodeClient:
         return set(answer.sha256)
 
     async def put_content(self, sha256: Sha256, data: bytes) -> None:
+        """Raises what the node says against it, such as `StorageFull`."""
+        timeout_s = CALL_TIMEOUT_S + len(data) / TRANSFER_BYTES_PER_S
         with translate_rpc_errors(self._peer):
-            timeout_s = CALL_TIMEOUT_S + len(data) / TRANSFER_BYTES_PER_S
-            await self._content.PutContent(_content_chunks(sha256, data), timeout=timeout_s)
+            try:
+                await self._content.PutContent(_content_chunks(sha256, data), timeout=timeout_s)
+            except grpc.aio.AioRpcError as error:
+                if error.code() is not grpc.StatusCode.INTERNAL or error.trailing_metadata():
+                    raise
+                # Refused while we were still writing, and then gRPC loses the reason: announce it alone to hear it.
+                announcement = node_pb2.PutContentRequest(sha256=sha256, total_bytes=len(data))
+                await self._content.PutContent(_only(announcement), timeout=CALL_TIMEOUT_S)
 
     async def get_content(self, sha256: Sha256) -> bytes:
         with translate_rpc_errors(self._peer):
@@ -178,6 +186,10 @@ class NodeClient:
 
 def _decode_edge_response(data: bytes, assembler: FrameAssembler | None) -> Message:
     return decode_edge_response(data)
+
+
+async def _only(request: node_pb2.PutContentRequest) -> AsyncIterator[node_pb2.PutContentRequest]:
+    yield request
 
 
 async def _content_chunks(sha256: Sha256, data: bytes) -> AsyncIterator[node_pb2.PutContentRequest]:
