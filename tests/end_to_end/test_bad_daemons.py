@@ -44,25 +44,28 @@ def test_busy_port(tmp_path: Path, taken_port: int, kind: str) -> None:
     run(kind, *arguments, *QUIET).fails("listen", 1, str(taken_port), "--listen")
 
 
-@pytest.mark.parametrize("kind", ["node", "coordinator"])
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        (("--listen", "127.0.0.1"), "HOST:PORT"),
-        (("--listen", "127.0.0.1:70000"), "HOST:PORT"),
-        (("--listen", "0.0.0.0:0"), "--insecure"),
-        (("--listen", "[::]:0"), "--insecure"),
-        (("--listen", "nowhere.invalid:0"), "--insecure"),
-        (("--name", "Kitchen Pi"), "a-z, 0-9"),
-        (("--peer", "somewhere"), "host:port"),
-        (("--peer", "127.0.0.1:0"), "port"),
-        (("--interface", "nosuch0"), "nosuch0"),
-    ],
-)
-def test_arguments_that_make_no_sense(tmp_path: Path, kind: str, arguments: tuple[str, ...], words: str) -> None:
-    usual = ("--listen", "127.0.0.1:0") if "--listen" not in arguments else ()
-    mdns = ("--json",) if "--interface" in arguments else QUIET
-    run(kind, "--data-dir", str(tmp_path), *usual, *arguments, *mdns).fails("usage", 2, words)
+WRONG_ARGUMENTS = {
+    ("--listen", "127.0.0.1"): "HOST:PORT",
+    ("--listen", "127.0.0.1:70000"): "HOST:PORT",
+    ("--listen", "0.0.0.0:0"): "--insecure",
+    ("--listen", "[::]:0"): "--insecure",
+    ("--listen", "nowhere.invalid:0"): "--insecure",
+    ("--name", "Kitchen Pi"): "a-z, 0-9",
+    ("--peer", "somewhere"): "host:port",
+    ("--peer", "127.0.0.1:0"): "port",
+    ("--interface", "nosuch0"): "nosuch0",
+}
+
+
+def test_arguments_that_make_no_sense(tmp_path: Path) -> None:
+    commands = []
+    for number, arguments in enumerate(WRONG_ARGUMENTS):
+        listen = ("--listen", "127.0.0.1:0") if "--listen" not in arguments else ()
+        mdns = ("--json",) if "--interface" in arguments else QUIET
+        kind = "coordinator" if number % 4 == 2 else "node"
+        commands.append((kind, "--data-dir", str(tmp_path / str(number)), *listen, *arguments, *mdns))
+    for end, words in zip(run_together(*commands), WRONG_ARGUMENTS.values(), strict=True):
+        end.fails("usage", 2, words)
 
 
 def test_an_address_that_is_not_ours(tmp_path: Path) -> None:
@@ -168,14 +171,13 @@ def test_a_disk_that_fills_up_while_deploying(tmp_path: Path) -> None:
             assert (fits["name"], fits["state"]) == ("fits", "active")
         finally:
             assert daemon.stop() == 0
-    assert "Traceback" not in daemon.log.read_text()
+            assert "Traceback" not in daemon.log.read_text()
 
 
 # Ending ---------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("kind", ["node", "coordinator"])
+@pytest.mark.parametrize(("kind", "number"), [("node", signal.SIGINT), ("coordinator", signal.SIGTERM)])
 def test_daemons_end_orderly(tmp_path: Path, kind: str, number: signal.Signals) -> None:
     daemon = Daemon("leaving", tmp_path / "data", kind, ("--no-mdns",)).start()
     assert daemon.stop(number, limit_s=8) == 0
@@ -257,7 +259,7 @@ def test_mesh_alone_and_every_help() -> None:
         assert f"  {end.arguments[0]} " in alone.stderr
 
 
-@pytest.mark.parametrize("redirection", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-", "| head -1", "| true", ">/dev/full"])
+@pytest.mark.parametrize("redirection", ["<&-", ">&-", "<&- >&- 2>&-", "| head -1", ">/dev/full"])
 def test_shells(fleet: LocalFleet, digits: str, redirection: str) -> None:
     """Closed, cut off and full standard streams: never a traceback, and the exit code says what happened."""
     script = f'"$@" {redirection}; echo "${{PIPESTATUS[0]}}" >&3'
@@ -268,5 +270,5 @@ def test_shells(fleet: LocalFleet, digits: str, redirection: str) -> None:
     os.close(writer)
     with os.fdopen(reader) as pipe:
         code = int(pipe.read())
-    assert code == (1 if redirection in ("| head -1", "| true", ">/dev/full") else 0), (code, done.stderr)
+    assert code == (1 if redirection in ("| head -1", ">/dev/full") else 0), (code, done.stderr)
     assert "Traceback" not in done.stderr and "Exception" not in done.stderr, done.stderr

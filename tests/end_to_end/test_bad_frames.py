@@ -90,28 +90,27 @@ def test_wrong_byte_count_on_a_pipe(fleet: LocalFleet, digits: str, tmp_path: Pa
     end.fails("tensor-mismatch", 1, "100 of 256 bytes")
 
 
-@pytest.mark.parametrize(
-    ("arguments", "error", "code", "words"),
-    [
-        (("--rate", "nan"), "usage", 2, "rate of nan"),
-        (("--rate", "-1"), "usage", 2, "rate of -1"),
-        (("--rate", "1e-300"), "usage", 2, "frame a day"),
-        (("--rate", "fast"), "usage", 2, "--rate"),
-        (("--deadline", "nan"), "usage", 2, "deadline of nan"),
-        (("--deadline", "1e300"), "usage", 2, "at most"),
-        (("--source", "carrier-pigeon:"), "usage", 2, "known: npz"),
-        (("--source", "synthetic:random?count=many"), "usage", 2, "count"),
-        (("--source", "images:/nowhere"), "not-found", 3, "/nowhere"),
-        (("--sink", "npz:/nowhere/y.npz"), "storage", 1, "/nowhere"),
-        (("--sink", "npz:/dev/null"), "storage", 1, "no ordinary file"),
-        (("--sink", "jsonl:/dev/full"), "storage-full", 1, "/dev/full"),
-    ],
-)
-def test_streams_that_cannot_be(
-    fleet: LocalFleet, digits: str, arguments: tuple[str, ...], error: str, code: int, words: str
-) -> None:
-    usual = ("--source", "synthetic:random?count=3", "--sink", "null:")
-    fleet.run("stream", digits, *usual, *arguments, "--json").fails(error, code, words)
+IMPOSSIBLE_STREAMS = [
+    (("--rate", "nan"), "usage", 2, "rate of nan"),
+    (("--rate", "-1"), "usage", 2, "rate of -1"),
+    (("--rate", "1e-300"), "usage", 2, "frame a day"),
+    (("--rate", "fast"), "usage", 2, "--rate"),
+    (("--deadline", "nan"), "usage", 2, "deadline of nan"),
+    (("--deadline", "1e300"), "usage", 2, "at most"),
+    (("--source", "carrier-pigeon:"), "usage", 2, "known: npz"),
+    (("--source", "synthetic:random?count=many"), "usage", 2, "count"),
+    (("--source", "images:/nowhere"), "not-found", 3, "/nowhere"),
+    (("--sink", "npz:/nowhere/y.npz"), "storage", 1, "/nowhere"),
+    (("--sink", "npz:/dev/null"), "storage", 1, "no ordinary file"),
+    (("--sink", "jsonl:/dev/full"), "storage-full", 1, "/dev/full"),
+]
+
+
+def test_streams_that_cannot_be(fleet: LocalFleet, digits: str) -> None:
+    usual = ("--source", "synthetic:random?count=3", "--sink", "null:", *fleet.seeds, "--json")
+    ends = run_together(*(("stream", digits, *usual, *arguments) for arguments, *_ in IMPOSSIBLE_STREAMS))
+    for end, (_, error, code, words) in zip(ends, IMPOSSIBLE_STREAMS, strict=True):
+        end.fails(error, code, words)
 
 
 @pytest.mark.parametrize("output", ["/dev/null", "/nowhere/y.npz", "/dev/full"])
@@ -134,16 +133,18 @@ def test_what_is_not_deployed(fleet: LocalFleet, digits: str, images: Path) -> N
         fleet.run(command, "Digits", "--json").fails("usage", 2, "a-z, 0-9")
 
 
-@pytest.mark.parametrize("command", ["nodes", "status", "plan", "infer", "stream", "undeploy"])
-def test_no_nodes(tmp_path: Path, images: Path, command: str) -> None:
-    arguments = {
-        "plan": (str(DIGITS),),
-        "infer": ("digits", "--input", str(images)),
-        "stream": ("digits", "--source", "synthetic:random"),
-        "undeploy": ("digits",),
-    }
-    nobody = ("--no-mdns", "--peer", "127.0.0.1:9")
-    run(command, *arguments.get(command, ()), "--json", *nobody).fails("no-nodes", 3, "no node answers", "mesh node")
+def test_no_nodes(images: Path) -> None:
+    commands = (
+        ("nodes",),
+        ("status",),
+        ("plan", str(DIGITS)),
+        ("infer", "digits", "--input", str(images)),
+        ("stream", "digits", "--source", "synthetic:random"),
+        ("undeploy", "digits"),
+    )
+    nobody = ("--no-mdns", "--peer", "127.0.0.1:9", "--json")
+    for end in run_together(*((*command, *nobody) for command in commands)):
+        end.fails("no-nodes", 3, "no node answers", "mesh node")
 
 
 def waiting_bytes(descriptor: int) -> int:

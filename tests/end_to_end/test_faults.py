@@ -113,7 +113,7 @@ def large_plan(scene: Scene, large_model: Path) -> Path:
 
 @pytest.mark.parametrize(
     ("how", "step"),
-    [("killed", "proving"), ("killed", "loading"), ("frozen", "runs the whole model"), ("frozen", "loading")],
+    [("killed", "loading"), ("frozen", "runs the whole model"), ("frozen", "proving")],
 )
 def test_a_node_is_lost_while_deploying(scene: Scene, large_model: Path, large_plan: Path, how: str, step: str) -> None:
     arguments = ("deploy", str(large_model), "--plan", str(large_plan), "--name", "large", "--json")

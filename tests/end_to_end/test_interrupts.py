@@ -13,7 +13,7 @@ import onnx
 import pytest
 
 from scripts.make_models import make_mobilenetv2
-from tests.end_to_end.commands import MESH, LocalFleet, Running, environment, wait_until
+from tests.end_to_end.commands import LocalFleet, Running, environment, wait_until
 
 GONE_LIMIT_S = 15.0
 """For daemons of a demo that was killed to notice, drain and leave."""
@@ -26,8 +26,15 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.mark.parametrize("words", ["places to cut", "runs the whole model", "proving", "loading"])
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    ("words", "number"),
+    [
+        ("places to cut", signal.SIGINT),
+        ("runs the whole model", signal.SIGTERM),
+        ("proving", signal.SIGINT),
+        ("loading", signal.SIGINT),
+    ],
+)
 def test_deploying(fleet: LocalFleet, model: Path, words: str, number: signal.Signals) -> None:
     before = fleet.names()
     with fleet.start("deploy", str(model), "--name", "interrupted", "--stages", "2", "--json") as deploying:
@@ -52,7 +59,7 @@ def test_streaming_keeps_what_was_answered(fleet: LocalFleet, digits: str, tmp_p
     assert len(lines) >= 15 and all(line.endswith("}") for line in lines)
 
 
-@pytest.mark.parametrize("delay_s", [0.05, 0.2, 0.35, 0.5])
+@pytest.mark.parametrize("delay_s", [0.05, 0.2, 0.4])
 def test_at_any_moment_of_the_start(fleet: LocalFleet, digits: str, delay_s: float) -> None:
     """While Python starts and imports, before and after the loop runs. Python itself is deaf for its first moments."""
     with fleet.start("stream", digits, "--source", "synthetic:random", "--sink", "null:") as streaming:
@@ -99,13 +106,19 @@ def group_members(group: int) -> list[str]:
     return [row[2] for row in rows if int(row[0]) == group and not row[1].startswith("Z")]
 
 
-MOMENTS = ("starting 3 node daemons", "listens on", "deploying", "streaming")
-
-
 @pytest.mark.network
-@pytest.mark.parametrize("words", MOMENTS)
-@pytest.mark.parametrize("how", ["to the demo", "to all, as a terminal does", "killed"])
-def test_demo_leaves_nothing(temporary: Path, words: str, how: str) -> None:
+@pytest.mark.parametrize(
+    ("how", "words"),
+    [
+        ("to the demo", "starting 3 node daemons"),
+        ("to the demo", "deploying"),
+        ("to all, as a terminal does", "listens on"),
+        ("to all, as a terminal does", "streaming"),
+        ("killed", "starting 3 node daemons"),
+        ("killed", "streaming"),
+    ],
+)
+def test_demo_leaves_nothing(temporary: Path, how: str, words: str) -> None:
     with start_demo(temporary) as demo:
         group = demo.process.pid
         demo.wait_for(words)
@@ -120,12 +133,3 @@ def test_demo_leaves_nothing(temporary: Path, words: str, how: str) -> None:
                 ended.interrupted(within_s=6)
         wait_until(lambda: not group_members(group), GONE_LIMIT_S, f"the end of {group_members(group)}")
     assert list(temporary.iterdir()) == []
-
-
-@pytest.mark.network
-def test_demo_in_full(temporary: Path) -> None:
-    with start_demo(temporary) as demo:
-        ended = demo.wait(60).ok()
-    assert "99." in ended.stderr or "100" in ended.stderr
-    assert list(temporary.iterdir()) == [] and not group_members(demo.process.pid)
-    assert MESH[-1] == "nodes"
