@@ -35,6 +35,9 @@ ERROR_LIMIT_S = 4.0
 USUAL_START_S = 0.4
 """Of `mesh --version` on a machine with nothing else to do, generously."""
 
+SHARED_FACTOR = 1.25
+"""Where several workers share the machine, a command that is only just in time alone is a little late."""
+
 CORES_USED = 2
 
 START_LIMIT_S = 30.0
@@ -95,7 +98,8 @@ class Ended:
     def check_time(self, within_s: float) -> None:
         """A machine that is busy with other things is excused in proportion to how slow it is right now."""
         if self.seconds > within_s:
-            allowed_s = within_s * max(1.0, measure_start_s() / USUAL_START_S)
+            shared = SHARED_FACTOR if "PYTEST_XDIST_WORKER" in os.environ else 1.0
+            allowed_s = within_s * shared * max(1.0, measure_start_s() / USUAL_START_S)
             assert self.seconds <= allowed_s, f"took {self.seconds:.2f} s, {allowed_s:.2f} s are allowed: {self.told()}"
 
     def check_orderly(self) -> None:
