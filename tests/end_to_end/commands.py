@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from mesh.core.fleet import NodeState
 from mesh.core.plan import Fence
 from mesh.core.report import DeploymentReport
 from mesh.errors import MeshError
@@ -366,9 +367,17 @@ class LocalFleet:
     def wait_until_measured(self) -> None:
         """The first measurement of the hardware takes a moment, during which nodes are busy."""
 
+        async def ask() -> list[NodeState]:
+            clients = [NodeClient(daemon.address) for daemon in self.daemons]
+            try:
+                return [(await client.get_capabilities()).state for client in clients]
+            finally:
+                for client in clients:
+                    await client.close()
+                await await_ended_calls()
+
         def are_ready() -> bool:
-            nodes = self.run("nodes", "--json").ok().document()["nodes"]
-            return len(nodes) == len(self.daemons) and all(node["state"] == "ready" for node in nodes)
+            return set(asyncio.run(ask())) == {NodeState.READY}
 
         wait_until(are_ready, START_LIMIT_S, "every node ready")
 

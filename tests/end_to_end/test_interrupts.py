@@ -110,10 +110,8 @@ def group_members(group: int) -> list[str]:
 @pytest.mark.parametrize(
     ("how", "words"),
     [
-        ("to the demo", "starting 3 node daemons"),
         ("to the demo", "deploying"),
         ("to all, as a terminal does", "listens on"),
-        ("to all, as a terminal does", "streaming"),
         ("killed", "starting 3 node daemons"),
         ("killed", "streaming"),
     ],
