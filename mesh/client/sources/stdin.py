@@ -38,7 +38,7 @@ HELP = (
 )
 
 DEFAULT_SAMPLE_RATE_HZ = 16_000
-"""What speech models and the voice assistants' protocols use."""
+"""What speech models and the protocols of voice control use."""
 
 _ORIGIN = "stdin"
 _RAW_OPTIONS = ("dtype", "scale", "layout", "tail")
