@@ -36,6 +36,7 @@ LASTING_PROCESSES = {
 }
 LASTING_TASKS = {
     "_AioCall._handle_status_once_received": "of grpc.aio: waits for a status that got lost, until its loop ends",
+    "_schedule_rpc_coro": "of grpc.aio: only waits for the handler, which is a task of its own and is reported itself",
 }
 
 
