@@ -114,8 +114,8 @@ def node(
     content_mib: Annotated[
         int, typer.Option("--content-mib", min=16, help="Disk that stored models may take, in MiB.")
     ] = 2048,
-    temporary: Annotated[
-        bool, typer.Option("--temporary", hidden=True, help="Stop when standard input is closed; leave no files.")
+    stop_with_parent: Annotated[
+        bool, typer.Option("--stop-with-parent", hidden=True, help="Stop when standard input is closed.")
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -132,7 +132,7 @@ def node(
         seeds=tuple(peer or ()),
         threads=threads,
     )
-    run_node(settings, discovery_for(where, interface or (), peer or (), mdns), insecure, temporary, as_json)
+    run_node(settings, discovery_for(where, interface or (), peer or (), mdns), insecure, stop_with_parent, as_json)
 
 
 @app.command()

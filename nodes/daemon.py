@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import ipaddress
 import json
-import shutil
 import signal
 import sys
 from collections.abc import Sequence
@@ -64,26 +62,19 @@ def discovery_for(listen: str, interfaces: Sequence[str], peers: Sequence[str], 
 
 
 def run_node(
-    settings: NodeSettings, discovery: Discovery, is_insecure: bool, is_temporary: bool, as_json: bool
+    settings: NodeSettings, discovery: Discovery, is_insecure: bool, stops_with_parent: bool, as_json: bool
 ) -> None:
-    """Run until SIGTERM or SIGINT, then drain.
-
-    `is_temporary`: also when the parent is gone; and then nothing of it is left on the disk.
-    """
+    """Run until SIGTERM or SIGINT, or until the parent is gone where that is asked for; then drain."""
 
     async def main() -> None:
         stop = stop_on_signals()
-        if is_temporary:
+        if stops_with_parent:
             stop_with_parent(stop)
         await Node(settings, discovery).run(
             stop, lambda ready: announce("node", ready, settings.data_dir, is_insecure, as_json)
         )
 
-    try:
-        asyncio.run(main())
-    finally:
-        if is_temporary:
-            remove_traces(settings.data_dir)
+    asyncio.run(main())
 
 
 def stop_with_parent(stop: asyncio.Event) -> None:
@@ -96,17 +87,6 @@ def stop_with_parent(stop: asyncio.Event) -> None:
         stop.set()
 
     loop.add_reader(descriptor, parent_is_gone)
-
-
-def remove_traces(data_dir: Path) -> None:
-    """Remove the folder of a daemon, its log beside it, and what holds both once the last daemon has gone.
-
-    A parent that is alive does the same; one that was killed cannot.
-    """
-    shutil.rmtree(data_dir, ignore_errors=True)
-    data_dir.with_name(f"{data_dir.name}.log").unlink(missing_ok=True)
-    with contextlib.suppress(OSError):  # others are still in it, or it is gone already
-        data_dir.parent.rmdir()
 
 
 def run_coordinator(settings: CoordinatorSettings, discovery: Discovery, is_insecure: bool, as_json: bool) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import tempfile
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping
 from pathlib import Path
@@ -16,7 +15,7 @@ from mesh.core.frame import Outcome
 from mesh.core.ids import NodeId
 from mesh.core.plan import PlanOptions
 from mesh.errors import RunFailed
-from nodes.local_mesh import LOOPBACK, LocalNode, local_nodes
+from nodes.local_mesh import LOOPBACK, LocalNode, VanishingFolder, local_nodes, vanishing_folder
 from nodes.output import is_watched, print_json, run_async, say
 from nodes.sensor import Tally, make_schedule
 
@@ -40,19 +39,19 @@ REFRESHES_PER_S = 8
 def run_demo(nodes: int, rate_hz: float | None, as_json: bool) -> None:
     """Run the demo; raises `MeshError` where any part of it fails."""
     schedule = make_schedule(rate_hz)
-    document = run_async(_demo(nodes, schedule, as_json))
+    with vanishing_folder("infermesh-demo-") as folder:
+        document = run_async(_demo(folder, nodes, schedule, as_json))
     if as_json:
         print_json(document)
 
 
-async def _demo(count: int, schedule: RateSchedule | None, as_json: bool) -> dict[str, Any]:
-    with tempfile.TemporaryDirectory(prefix="infermesh-demo-") as folder:
-        say(f"starting {count} node daemons on this machine")
-        async with local_nodes(count, Path(folder), extra=("--threads", "1")) as nodes:
-            for node in nodes:
-                say(f"  {node.name} ({node.node_id[:8]}) listens on {node.address}")
-            async with _connect(nodes) as found:
-                return await _use(found, nodes, schedule, as_json)
+async def _demo(folder: VanishingFolder, count: int, schedule: RateSchedule | None, as_json: bool) -> dict[str, Any]:
+    say(f"starting {count} node daemons on this machine")
+    async with local_nodes(count, folder, extra=("--threads", "1")) as nodes:
+        for node in nodes:
+            say(f"  {node.name} ({node.node_id[:8]}) listens on {node.address}")
+        async with _connect(nodes) as found:
+            return await _use(found, nodes, schedule, as_json)
 
 
 @contextlib.asynccontextmanager

@@ -1,7 +1,8 @@
 """Real daemons on this machine for the length of a block: what `mesh demo` and the tests run on.
 
 Each is a `mesh node` process on loopback with a data folder of its own below one temporary folder.
-They watch the pipe from this process, so that even killing it leaves none behind, and none of their files.
+They watch the pipe from this process, so that even killing it leaves none behind; and their folder is removed by a
+shell that waits for the last of them (`vanishing_folder`), so that it leaves none of their files either.
 """
 
 from __future__ import annotations
@@ -9,8 +10,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
+import secrets
+import subprocess
 import sys
-from collections.abc import AsyncIterator
+import tempfile
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,6 +33,43 @@ STOP_TIMEOUT_S = 10.0
 LOG_TAIL_CHARACTERS = 600
 
 
+_REMOVER = 'trap "" INT TERM HUP; cat >/dev/null; rm -rf -- "$1"'
+"""Waits until nobody holds the other end of its standard input, deaf to what ends the others."""
+
+
+@dataclass(frozen=True, slots=True)
+class VanishingFolder:
+    path: Path
+    hold: int
+    """A descriptor: the folder stays for as long as any process has it open."""
+
+
+@contextlib.contextmanager
+def vanishing_folder(prefix: str) -> Iterator[VanishingFolder]:
+    """A temporary folder that goes with the last process that holds it, at whatever moment this one is killed."""
+    path = Path(tempfile.gettempdir()) / f"{prefix}{secrets.token_hex(6)}"
+    watched, hold = os.pipe()
+    try:
+        # Before the folder is made: a process that is killed in between leaves nothing.
+        remover = subprocess.Popen(  # noqa: S603 - the path is an argument, not part of the script
+            ["/bin/sh", "-c", _REMOVER, "sh", str(path)],
+            stdin=watched,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+    except BaseException:
+        os.close(hold)
+        raise
+    finally:
+        os.close(watched)
+    try:
+        path.mkdir(mode=0o700)
+        yield VanishingFolder(path, hold)
+    finally:
+        os.close(hold)
+        remover.wait()
+
+
 @dataclass(frozen=True, slots=True)
 class LocalNode:
     process: asyncio.subprocess.Process
@@ -38,7 +80,7 @@ class LocalNode:
 
 @contextlib.asynccontextmanager
 async def local_nodes(
-    count: int, folder: Path, prefix: str = "demo", extra: tuple[str, ...] = ()
+    count: int, folder: VanishingFolder, prefix: str = "demo", extra: tuple[str, ...] = ()
 ) -> AsyncIterator[list[LocalNode]]:
     """`count` daemons that listen; stopped, and killed if need be, when the block ends."""
     processes: list[asyncio.subprocess.Process] = []
@@ -48,7 +90,9 @@ async def local_nodes(
         try:
             async with asyncio.timeout(START_TIMEOUT_S):
                 names = [f"{prefix}-{number}" for number in range(1, count + 1)]
-                nodes = [await _ready(process, name, folder) for process, name in zip(processes, names, strict=True)]
+                nodes = [
+                    await _ready(process, name, folder.path) for process, name in zip(processes, names, strict=True)
+                ]
         except TimeoutError:
             raise Timeout(f"the daemons did not listen within {START_TIMEOUT_S:g} s") from None
         yield nodes
@@ -56,14 +100,18 @@ async def local_nodes(
         await asyncio.shield(_stop(processes))
 
 
-async def _start(name: str, folder: Path, extra: tuple[str, ...]) -> asyncio.subprocess.Process:
+async def _start(name: str, folder: VanishingFolder, extra: tuple[str, ...]) -> asyncio.subprocess.Process:
     arguments = (
-        *(sys.executable, "-m", "nodes", "node", "--json", "--temporary", "--name", name),
-        *("--data-dir", str(folder / name), "--listen", f"{LOOPBACK}:0", "--interface", LOOPBACK, *extra),
+        *(sys.executable, "-m", "nodes", "node", "--json", "--stop-with-parent", "--name", name),
+        *("--data-dir", str(folder.path / name), "--listen", f"{LOOPBACK}:0", "--interface", LOOPBACK, *extra),
     )
-    with (folder / f"{name}.log").open("wb") as log:
+    with (folder.path / f"{name}.log").open("wb") as log:
         return await asyncio.create_subprocess_exec(
-            *arguments, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=log
+            *arguments,
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=log,
+            pass_fds=(folder.hold,),
         )
 
 

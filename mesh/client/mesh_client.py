@@ -148,7 +148,6 @@ class _Calls:
     def __init__(self, stream: FrameStream) -> None:
         self._stream = stream
         self._waiting: dict[int, asyncio.Future[Answer]] = {}
-        self._early: dict[int, Answer] = {}
         self.is_broken = False
 
     @classmethod
@@ -159,15 +158,21 @@ class _Calls:
         return calls
 
     async def run(self, tensors: Sequence[Tensor]) -> Answer:
-        sequence = await self._stream.send(tensors)
-        answer = self._early.pop(sequence, None)
-        if answer is None:
-            waiting: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        waiting: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        numbered: list[int] = []
+
+        def wait_for(sequence: int) -> None:  # before the frame leaves, and so before its answer
             self._waiting[sequence] = waiting
-            try:
-                answer = await waiting
-            finally:
-                self._waiting.pop(sequence, None)
+            numbered.append(sequence)
+
+        try:
+            await self._stream.send(tensors, wait_for)
+            answer = await waiting
+        finally:  # a call that was given up takes no answer, wherever it was
+            for sequence in numbered:
+                del self._waiting[sequence]
+            if waiting.done() and not waiting.cancelled():
+                waiting.exception()  # seen, even where sending failed first
         if answer.outcome is not Outcome.OK:
             raise answer.error or RunFailed(f"the call was answered {answer.outcome.name.lower()}")
         return answer
@@ -176,9 +181,7 @@ class _Calls:
         try:
             async for answer in self._stream.answers():
                 waiting = self._waiting.get(answer.sequence)
-                if waiting is None:
-                    self._early[answer.sequence] = answer
-                elif not waiting.done():
+                if waiting is not None and not waiting.done():
                     waiting.set_result(answer)
         except MeshError as error:
             for waiting in self._waiting.values():

@@ -179,8 +179,10 @@ class FrameStream:
 
     # Sending --------------------------------------------------------------------------------------
 
-    async def send(self, tensors: Sequence[Tensor]) -> int:
+    async def send(self, tensors: Sequence[Tensor], on_numbered: Callable[[int], None] | None = None) -> int:
         """Send one frame, in the order of the model's inputs; returns its sequence number.
+
+        `on_numbered` is told that number before the frame leaves, and so before its answer can come.
 
         A lossless stream waits for room in the window. A live one never waits: while the window is full
         the newest frame waits in place of the one that waited before it, which is answered `dropped`.
@@ -188,7 +190,7 @@ class FrameStream:
         """
         self._check(tensors)
         if self._options.stream_class is StreamClass.LIVE:
-            return self._send_newest(tuple(tensors))
+            return self._send_newest(tuple(tensors), on_numbered)
         async with self._sending:
             while not self._window.is_open and self._error is None:
                 self._room.clear()
@@ -196,6 +198,8 @@ class FrameStream:
             if self._error is not None:
                 raise self._error
             frame = self._number(tuple(tensors))
+            if on_numbered is not None:
+                on_numbered(frame.sequence)
             self._window.enter(frame.sequence)
             await self._edge.send(frame)
             return frame.sequence
@@ -220,10 +224,12 @@ class FrameStream:
         budget_us = max(1, int(limit_s * 1e6)) if limit_s is not None else 0
         return Frame(self._stream, sequence, fence.term, fence.generation, tensors, budget_us)
 
-    def _send_newest(self, tensors: tuple[Tensor, ...]) -> int:
+    def _send_newest(self, tensors: tuple[Tensor, ...], on_numbered: Callable[[int], None] | None) -> int:
         if self._error is not None:
             raise self._error
         frame = self._number(tensors)
+        if on_numbered is not None:
+            on_numbered(frame.sequence)
         superseded, self._waiting = self._waiting, frame
         if superseded is not None:
             self._settle(

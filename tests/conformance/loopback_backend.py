@@ -10,10 +10,8 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import itertools
-import tempfile
 import threading
 from collections.abc import Coroutine, Mapping, Sequence
-from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -35,7 +33,7 @@ from mesh.model.read import SourceModel
 from mesh.runtime.deploying import Planned, activate
 from mesh.runtime.fleet import Answered
 from mesh.runtime.frame_stream import StreamOptions
-from nodes.local_mesh import local_nodes
+from nodes.local_mesh import local_nodes, vanishing_folder
 
 NODES = 3
 CALL_LIMIT_S = 120.0
@@ -75,8 +73,8 @@ class LoopbackMesh:
     async def _serve(self) -> None:
         self._loop = asyncio.get_running_loop()
         try:
-            with tempfile.TemporaryDirectory(prefix="mesh-conformance-") as folder:
-                async with local_nodes(self._count, Path(folder), "conformance", ("--threads", "1")) as nodes:
+            with vanishing_folder("infermesh-conformance-") as folder:
+                async with local_nodes(self._count, folder, "conformance", ("--threads", "1")) as nodes:
                     peers = [node.address for node in nodes]
                     async with Mesh(peers=peers, mdns=False) as self._mesh:
                         fleet = self._mesh._located.fleet
