@@ -2,7 +2,7 @@
 
 An edge carries `OpenEdge`, then streams and frames, downstream; `EdgeAccepted`, `StreamAccepted`,
 `Credit` and `CloseStream` come back up. A results link carries `OpenResults` and acknowledgements
-up, `ResultsAccepted`, answers and `CloseStream` down. `Heartbeat` goes both ways on both.
+up, `ResultsAccepted`, answers, `Draining` and `CloseStream` down. `Heartbeat` goes both ways on both.
 """
 
 from __future__ import annotations
@@ -74,6 +74,11 @@ class ResultsAccepted:
 
 
 @dataclass(frozen=True, slots=True)
+class Draining:
+    """The generation is being drained: what was sent is answered, new frames belong to the one that replaced it."""
+
+
+@dataclass(frozen=True, slots=True)
 class Acknowledge:
     sequence: int
     """Every answer up to and including this one was taken."""
@@ -82,5 +87,5 @@ class Acknowledge:
 EdgeDown = OpenEdge | OpenStream | Frame | CloseStream | Heartbeat
 EdgeUp = EdgeAccepted | StreamAccepted | CloseStream | Credit | Heartbeat
 ResultsUp = OpenResults | Acknowledge | Heartbeat
-ResultsDown = ResultsAccepted | Frame | CloseStream | Heartbeat
+ResultsDown = ResultsAccepted | Frame | Draining | CloseStream | Heartbeat
 Message = EdgeDown | EdgeUp | ResultsUp | ResultsDown

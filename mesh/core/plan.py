@@ -130,7 +130,9 @@ class Deployment:
     boundaries: tuple[tuple[TensorSpec, ...], ...]
     """Specs that cross each stage boundary: entry `i` enters stage `i`, the last entry leaves the tail."""
     addresses: Mapping[NodeId, str]
-    """Where each device of the plan listens, "host:port"."""
+    """Where each device of the plan, and each stand-by, listens, "host:port"."""
+    standbys: tuple[tuple[NodeId, ...], ...] = ()
+    """Who may take over each stage, in order of preference; empty where nobody may."""
 
     @property
     def head(self) -> NodeId:

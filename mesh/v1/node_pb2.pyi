@@ -274,6 +274,18 @@ class PutContentResponse(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
 
+class FetchContentRequest(_message.Message):
+    __slots__ = ("sha256", "addresses")
+    SHA256_FIELD_NUMBER: _ClassVar[int]
+    ADDRESSES_FIELD_NUMBER: _ClassVar[int]
+    sha256: _containers.RepeatedScalarFieldContainer[str]
+    addresses: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, sha256: _Optional[_Iterable[str]] = ..., addresses: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class FetchContentResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
 class GetContentRequest(_message.Message):
     __slots__ = ("sha256",)
     SHA256_FIELD_NUMBER: _ClassVar[int]

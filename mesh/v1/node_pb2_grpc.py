@@ -474,6 +474,11 @@ class ContentServiceStub(object):
                 request_serializer=mesh_dot_v1_dot_node__pb2.GetContentRequest.SerializeToString,
                 response_deserializer=mesh_dot_v1_dot_node__pb2.GetContentResponse.FromString,
                 _registered_method=True)
+        self.FetchContent = channel.unary_unary(
+                '/mesh.v1.ContentService/FetchContent',
+                request_serializer=mesh_dot_v1_dot_node__pb2.FetchContentRequest.SerializeToString,
+                response_deserializer=mesh_dot_v1_dot_node__pb2.FetchContentResponse.FromString,
+                _registered_method=True)
 
 
 class ContentServiceServicer(object):
@@ -498,6 +503,13 @@ class ContentServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def FetchContent(self, request, context):
+        """The callee gets content from other nodes that have it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ContentServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -515,6 +527,11 @@ def add_ContentServiceServicer_to_server(servicer, server):
                     servicer.GetContent,
                     request_deserializer=mesh_dot_v1_dot_node__pb2.GetContentRequest.FromString,
                     response_serializer=mesh_dot_v1_dot_node__pb2.GetContentResponse.SerializeToString,
+            ),
+            'FetchContent': grpc.unary_unary_rpc_method_handler(
+                    servicer.FetchContent,
+                    request_deserializer=mesh_dot_v1_dot_node__pb2.FetchContentRequest.FromString,
+                    response_serializer=mesh_dot_v1_dot_node__pb2.FetchContentResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -599,6 +616,33 @@ class ContentService(object):
             '/mesh.v1.ContentService/GetContent',
             mesh_dot_v1_dot_node__pb2.GetContentRequest.SerializeToString,
             mesh_dot_v1_dot_node__pb2.GetContentResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def FetchContent(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/mesh.v1.ContentService/FetchContent',
+            mesh_dot_v1_dot_node__pb2.FetchContentRequest.SerializeToString,
+            mesh_dot_v1_dot_node__pb2.FetchContentResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -227,14 +227,20 @@ class ResultsAccepted(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
 
+class Draining(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
 class ResultsResponse(_message.Message):
-    __slots__ = ("accepted", "frame", "close_stream", "heartbeat")
+    __slots__ = ("accepted", "draining", "frame", "close_stream", "heartbeat")
     ACCEPTED_FIELD_NUMBER: _ClassVar[int]
+    DRAINING_FIELD_NUMBER: _ClassVar[int]
     FRAME_FIELD_NUMBER: _ClassVar[int]
     CLOSE_STREAM_FIELD_NUMBER: _ClassVar[int]
     HEARTBEAT_FIELD_NUMBER: _ClassVar[int]
     accepted: ResultsAccepted
+    draining: Draining
     frame: Frame
     close_stream: CloseStream
     heartbeat: Heartbeat
-    def __init__(self, accepted: _Optional[_Union[ResultsAccepted, _Mapping]] = ..., frame: _Optional[_Union[Frame, _Mapping]] = ..., close_stream: _Optional[_Union[CloseStream, _Mapping]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ...) -> None: ...
+    def __init__(self, accepted: _Optional[_Union[ResultsAccepted, _Mapping]] = ..., draining: _Optional[_Union[Draining, _Mapping]] = ..., frame: _Optional[_Union[Frame, _Mapping]] = ..., close_stream: _Optional[_Union[CloseStream, _Mapping]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ...) -> None: ...

@@ -232,6 +232,7 @@ def deployment_to_proto(deployment: Deployment) -> plan_pb2.Deployment:
             plan_pb2.Boundary(tensors=map(tensor_spec_to_proto, boundary)) for boundary in deployment.boundaries
         ],
         addresses={str(node_id): address for node_id, address in deployment.addresses.items()},
+        standbys=[plan_pb2.Standbys(node_ids=node_ids) for node_ids in deployment.standbys],
     )
 
 
@@ -250,6 +251,7 @@ def deployment_from_proto(proto: plan_pb2.Deployment) -> Deployment:
         outputs=check_list(proto.outputs, MAX_TENSORS, "deployment.outputs", tensor_spec_from_proto),
         boundaries=boundaries,
         addresses=_addresses_from_proto(proto, plan),
+        standbys=_standbys_from_proto(proto, plan),
     )
 
 
@@ -267,6 +269,20 @@ def _addresses_from_proto(proto: plan_pb2.Deployment, plan: Plan) -> dict[NodeId
     if missing:
         raise ProtocolViolation(f"deployment.addresses: none for node {missing[0]}")
     return addresses
+
+
+def _standbys_from_proto(proto: plan_pb2.Deployment, plan: Plan) -> tuple[tuple[NodeId, ...], ...]:
+    standbys = check_list(proto.standbys, MAX_STAGES, "deployment.standbys", _standby_from_proto)
+    if standbys and len(standbys) != len(plan.stages):
+        raise ProtocolViolation(f"deployment.standbys: {len(standbys)} for {len(plan.stages)} stages")
+    missing = [node for nodes in standbys for node in nodes if node not in proto.addresses]
+    if missing:
+        raise ProtocolViolation(f"deployment.addresses: none for stand-by {missing[0]}")
+    return standbys
+
+
+def _standby_from_proto(proto: plan_pb2.Standbys) -> tuple[NodeId, ...]:
+    return check_list(proto.node_ids, MAX_REPLICAS, "standbys", lambda node_id: check_id(node_id, "standbys"))
 
 
 def deployment_to_bytes(deployment: Deployment) -> bytes:

@@ -17,6 +17,7 @@ from mesh.core.messages import (
     Acknowledge,
     CloseStream,
     Credit,
+    Draining,
     EdgeAccepted,
     Heartbeat,
     Message,
@@ -85,6 +86,8 @@ def _encode(message: Message) -> ProtobufMessage:
             return stream_pb2.ResultsRequest(acknowledge=stream_pb2.Acknowledge(sequence=sequence))
         case ResultsAccepted():
             return stream_pb2.ResultsResponse(accepted=stream_pb2.ResultsAccepted())
+        case Draining():
+            return stream_pb2.ResultsResponse(draining=stream_pb2.Draining())
         case Heartbeat(loop_lag_ms):
             # Field 5 of all four envelopes, so that any of them will do.
             return stream_pb2.EdgeRequest(heartbeat=stream_pb2.Heartbeat(loop_lag_ms=loop_lag_ms))
@@ -212,6 +215,8 @@ def decode_results_response(data: bytes, assembler: FrameAssembler | None) -> Me
     match _parse(data, envelope):
         case "accepted":
             return ResultsAccepted()
+        case "draining":
+            return Draining()
         case "close_stream":
             return _decode_close(envelope.close_stream)
         case _:
