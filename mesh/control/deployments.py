@@ -12,6 +12,10 @@ commands; each command that takes time answers with exactly one event.
 
 Fencing: the highest (term, generation) per name is kept, on disk before anything is acknowledged,
 and whatever is lower is refused.
+
+A deployment itself is on disk only from its first activation on. What was prepared and never activated
+(whoever asked is gone, or took it back while this node could not hear it) does not survive a restart, and
+the generation that it was to replace does.
 """
 
 from __future__ import annotations
@@ -67,6 +71,8 @@ class Record:
     reason: str = ""
     is_kept: bool = False
     """True where the daemon stops but the deployment stays on disk, to be restored at its next start."""
+    was_activated: bool = False
+    """Has been in force, here or before a restart; else nobody may ever ask for it again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +131,13 @@ class ActivateAsked:
 
 
 @dataclass(frozen=True, slots=True)
+class ActivationOverdue:
+    """Whoever had it prepared has had all the time to activate it."""
+
+    key: Key
+
+
+@dataclass(frozen=True, slots=True)
 class DrainAsked:
     key: Key
 
@@ -146,6 +159,7 @@ Event = (
     | Loaded
     | LoadingFailed
     | ActivateAsked
+    | ActivationOverdue
     | DrainAsked
     | Drained
     | StopAsked
@@ -156,8 +170,15 @@ Event = (
 
 
 @dataclass(frozen=True, slots=True)
+class RaiseFence:
+    """Write the fence to disk, synced, before anything else is done or said."""
+
+    key: Key
+
+
+@dataclass(frozen=True, slots=True)
 class StoreDeployment:
-    """Write deployment and fence to disk, synced, before anything else is done or said."""
+    """Write the deployment to disk, synced, before anything else is done or said: it is what a restart restores."""
 
     deployment: Deployment
 
@@ -199,7 +220,7 @@ class UnloadStage:
 
 @dataclass(frozen=True, slots=True)
 class ForgetDeployment:
-    """Remove the deployment from disk; its fence stays."""
+    """Remove whatever generation of this name is on disk; the fence stays."""
 
     key: Key
 
@@ -211,7 +232,17 @@ class Refuse:
     error: MeshError
 
 
-Command = StoreDeployment | CheckContent | LoadStage | OpenStage | DrainStage | UnloadStage | ForgetDeployment | Refuse
+Command = (
+    RaiseFence
+    | StoreDeployment
+    | CheckContent
+    | LoadStage
+    | OpenStage
+    | DrainStage
+    | UnloadStage
+    | ForgetDeployment
+    | Refuse
+)
 
 Step = tuple[Deployments, tuple[Command, ...]]
 
@@ -226,6 +257,8 @@ def step(state: Deployments, event: Event) -> Step:
             return _prepare(state, deployment)
         case ActivateAsked(key):
             return _activate(state, key)
+        case ActivationOverdue(key):
+            return _give_up(state, key)
         case DrainAsked(key):
             return _drain(state, key)
         case StopAsked():
@@ -263,7 +296,7 @@ def _prepare(state: Deployments, deployment: Deployment) -> Step:
         return _refuse(state, Overloaded(f"this node holds {MAX_DEPLOYMENTS} deployments, its limit"))
     fenced = replace(state, fences={**state.fences, key.name: key.fence})
     record = Record(deployment, DeploymentState.PREPARING)
-    return _with(fenced, key, record), (StoreDeployment(deployment), CheckContent(key))
+    return _with(fenced, key, record), (RaiseFence(key), CheckContent(key))
 
 
 def _activate(state: Deployments, key: Key) -> Step:
@@ -274,7 +307,29 @@ def _activate(state: Deployments, key: Key) -> Step:
         return state, ()
     if record.state is not DeploymentState.READY:
         return _refuse(state, Refused(f"deployment {key} is {record.state.value}, only a ready one can be activated"))
-    return _with(state, key, replace(record, state=DeploymentState.ACTIVE)), (OpenStage(key),)
+    after = _with(state, key, replace(record, state=DeploymentState.ACTIVE, was_activated=True))
+    if record.was_activated or _newest_in_force(after, key.name) != record.deployment:
+        return after, (OpenStage(key),)  # it is on disk already, or a newer one is
+    return after, (StoreDeployment(record.deployment), OpenStage(key))
+
+
+def _newest_in_force(state: Deployments, name: DeploymentName) -> Deployment | None:
+    """The generation of `name` that a restart is to restore."""
+    found = [
+        record.deployment
+        for key, record in state.records.items()
+        if key.name == name
+        and record.was_activated
+        and (record.is_kept or record.state is not DeploymentState.DRAINING)
+    ]
+    return max(found, key=lambda deployment: deployment.fence, default=None)
+
+
+def _give_up(state: Deployments, key: Key) -> Step:
+    record = state.records.get(key)
+    if record is None or record.was_activated or state.is_stopping:
+        return state, ()
+    return _drain(state, key)
 
 
 def _drain(state: Deployments, key: Key) -> Step:
@@ -296,16 +351,17 @@ def _stop(state: Deployments) -> Step:
 
 
 def restore(stored: tuple[Deployment, ...], fences: Mapping[DeploymentName, Fence]) -> Step:
-    """The state after a restart: the newest stored generation of each name is loaded again."""
+    """The state after a restart: the newest stored generation of each name is loaded again.
+
+    A higher fence does not keep it away: that generation was never in force here.
+    """
     newest: dict[DeploymentName, Deployment] = {}
     highest = dict(fences)
     for deployment in stored:
         if deployment.name not in newest or newest[deployment.name].fence < deployment.fence:
             newest[deployment.name] = deployment
         highest[deployment.name] = max(highest.get(deployment.name, deployment.fence), deployment.fence)
-    # A stored generation below its fence was overtaken while this node was away.
-    current = [d for d in newest.values() if d.fence == highest[d.name]]
-    records = {key_of(d): Record(d, DeploymentState.PREPARING) for d in current}
+    records = {key_of(d): Record(d, DeploymentState.PREPARING, was_activated=True) for d in newest.values()}
     return Deployments(records, highest), tuple(CheckContent(key) for key in records)
 
 
@@ -326,8 +382,19 @@ def _progress(state: Deployments, event: ContentFound | ContentMissing | Loaded 
             failed = replace(record, state=DeploymentState.FAILED, reason=reason)
             return _with(state, key, failed), (UnloadStage(key),)
         case DeploymentState.DRAINING, Drained(key):
-            if record.is_kept:
-                return _with(state, key, None), (UnloadStage(key),)
-            return _with(state, key, None), (UnloadStage(key), ForgetDeployment(key))
+            return _forget(state, key, record)
         case _:
             return state, ()  # overtaken by a drain, which unloads in any case
+
+
+def _forget(state: Deployments, key: Key, record: Record) -> Step:
+    """Unload, and let the disk hold what a restart is to restore from now on."""
+    left = _with(state, key, None)
+    remaining = _newest_in_force(left, key.name)
+    if record.is_kept:
+        return left, (UnloadStage(key),)
+    if remaining is None:
+        return left, (UnloadStage(key), ForgetDeployment(key))
+    if record.was_activated and remaining.fence < key.fence:  # the one that it was to replace goes on
+        return left, (StoreDeployment(remaining), UnloadStage(key))
+    return left, (UnloadStage(key),)

@@ -36,6 +36,12 @@ DRAIN_TIMEOUT_S = 5.0
 LOAD_TIMEOUT_S = 300.0
 """Loading a segment of 2 GB from an SD card. A frozen node is noticed much earlier, by keepalive."""
 
+ACTIVATION_TIMEOUT_S = LOAD_TIMEOUT_S + 60.0
+"""From loaded to activated: until the slowest other node has loaded as well, and a minute for the asking."""
+
+ABANDONED_TIMEOUT_S = 30.0
+"""As `ACTIVATION_TIMEOUT_S`, where whoever asked for the loading has hung up: for asking again."""
+
 
 class Liveness:
     """Whether the other side of a link still speaks. Mutable; owned by the link.

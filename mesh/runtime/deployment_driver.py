@@ -15,10 +15,10 @@ from pathlib import Path
 
 from mesh.control import deployments as machine
 from mesh.control.deployments import Deployments, DeploymentState, Key
-from mesh.control.timing import LOAD_TIMEOUT_S
+from mesh.control.timing import ABANDONED_TIMEOUT_S, ACTIVATION_TIMEOUT_S, LOAD_TIMEOUT_S
 from mesh.core.ids import NodeId, Sha256
 from mesh.core.messages import OpenEdge
-from mesh.core.plan import Deployment
+from mesh.core.plan import Deployment, Fence
 from mesh.core.report import DeploymentReport, Happening, StageReport
 from mesh.engines.contract import Engine, LoadOptions
 from mesh.errors import LoadFailed, MeshError, NotFound, Refused, Timeout
@@ -70,6 +70,7 @@ class DeploymentDriver:
         self._pinned: dict[Key, Sha256] = {}
         self._happenings: dict[str, deque[Happening]] = {}
         self._restored: set[Key] = set()
+        self._unactivated: dict[Key, asyncio.Task[None]] = {}
         self._changed = asyncio.Condition()
         self._applying = asyncio.Lock()
 
@@ -114,10 +115,23 @@ class DeploymentDriver:
     # Asking ---------------------------------------------------------------------------------------
 
     async def prepare(self, deployment: Deployment) -> float:
-        """Load this node's stage; returns the seconds it took. Raises why it could not."""
+        """Load this node's stage; returns the seconds it took. Raises why it could not.
+
+        Who has hung up meanwhile cannot take back what it asked for, so what is not activated in time is removed.
+        """
         stage_on(deployment, self._node)
         key = machine.key_of(deployment)
         began = time.monotonic()
+        self._stop_waiting_for(key)
+        try:
+            await self._load_it(key, deployment)
+        except (asyncio.CancelledError, LoadFailed, Timeout):
+            self._wait_for_activation(key, ABANDONED_TIMEOUT_S)
+            raise
+        self._wait_for_activation(key, ACTIVATION_TIMEOUT_S)
+        return time.monotonic() - began
+
+    async def _load_it(self, key: Key, deployment: Deployment) -> None:
         await self.apply(machine.PrepareAsked(deployment))
         try:
             async with asyncio.timeout(LOAD_TIMEOUT_S):
@@ -129,10 +143,24 @@ class DeploymentDriver:
             raise Refused(f"deployment {key} was removed while it was loading")
         if record.state is DeploymentState.FAILED:
             raise LoadFailed(record.reason)
-        return time.monotonic() - began
+
+    def _wait_for_activation(self, key: Key, patience_s: float) -> None:
+        self._stop_waiting_for(key)
+        self._unactivated[key] = self._tasks.spawn(self._give_up(key, patience_s), f"wait for activation of {key}")
+
+    async def _give_up(self, key: Key, patience_s: float) -> None:
+        await asyncio.sleep(patience_s)
+        del self._unactivated[key]
+        await self.apply(machine.ActivationOverdue(key))
+
+    def _stop_waiting_for(self, key: Key) -> None:
+        waiting = self._unactivated.pop(key, None)
+        if waiting is not None:
+            waiting.cancel()
 
     async def activate(self, key: Key) -> None:
         await self.apply(machine.ActivateAsked(key))
+        self._stop_waiting_for(key)
 
     async def drain(self, key: Key) -> None:
         """Remove one generation; returns when it is gone."""
@@ -184,9 +212,11 @@ class DeploymentDriver:
         async with self._applying:
             state, commands = machine.step(self._state, event)
             for command in commands:
-                if isinstance(command, machine.StoreDeployment):
-                    # Raising leaves the state as it was: nobody was shown what is not on disk.
-                    await self._store_deployment(command.deployment)
+                # Raising leaves the state as it was: nobody was shown what is not on disk.
+                if isinstance(command, machine.RaiseFence):
+                    await asyncio.to_thread(self._store.raise_fence, command.key.name, command.key.fence)
+                elif isinstance(command, machine.StoreDeployment):
+                    await self._store_deployment(command.deployment, state.fences[command.deployment.name])
             self._state = state
             for command in commands:
                 await self._perform(command)
@@ -209,18 +239,17 @@ class DeploymentDriver:
             case machine.UnloadStage(key):
                 await self._unload(key)
             case machine.ForgetDeployment(key):
-                if self._store.fence(key.name) == key.fence:
-                    await asyncio.to_thread(self._store.remove, key.name)
+                await asyncio.to_thread(self._store.remove, key.name)
                 self._happenings.pop(key.name, None)
-            case machine.StoreDeployment():
+            case machine.RaiseFence() | machine.StoreDeployment():
                 pass  # done before the state changed
 
-    async def _store_deployment(self, deployment: Deployment) -> None:
+    async def _store_deployment(self, deployment: Deployment, fence: Fence) -> None:
         # Imported here: the wire's encoding is also what is kept on disk.
         from mesh.wire.convert import deployment_to_bytes
 
         blob = deployment_to_bytes(deployment)
-        await asyncio.to_thread(self._store.store, deployment.name, blob, deployment.fence)
+        await asyncio.to_thread(self._store.store, deployment.name, blob, fence)
 
     def _segment(self, key: Key) -> Sha256:
         deployment = self._state.records[key].deployment
@@ -298,6 +327,7 @@ class DeploymentDriver:
         await self.apply(machine.Drained(key))
 
     async def _unload(self, key: Key) -> None:
+        self._stop_waiting_for(key)
         stage = self._stages.pop(key, None)
         if stage is not None:
             self._senders.pop(key).cancel()

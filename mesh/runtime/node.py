@@ -22,7 +22,7 @@ from mesh.core.plan import Deployment
 from mesh.discovery.contract import Advertisement, Discovery
 from mesh.engines import make_engine
 from mesh.engines.contract import LoadOptions
-from mesh.errors import MeshError, Overloaded
+from mesh.errors import MeshError, Overloaded, ProtocolViolation, UsageError
 from mesh.hardware.probe import ProbeResult, StaticFacts, run_probe, static_facts
 from mesh.runtime.deployment_driver import DeploymentDriver
 from mesh.runtime.edge_sender import Link
@@ -30,7 +30,7 @@ from mesh.runtime.node_service import NodeService
 from mesh.runtime.service_manager import ServiceManager
 from mesh.runtime.supervise import Supervisor
 from mesh.storage.content import ContentStore
-from mesh.storage.deployments import DeploymentStore
+from mesh.storage.deployments import Damage, DeploymentStore
 from mesh.storage.folder import DataFolder
 from mesh.storage.identity import Identity, load_identity
 from mesh.wire.channel import NodeClient
@@ -67,6 +67,8 @@ class NodeReady:
 
     identity: Identity
     address: str
+    damages: tuple[Damage, ...] = ()
+    """Stored deployments that could not be read; the daemon runs without them."""
 
 
 class Node:
@@ -92,13 +94,15 @@ class Node:
                 driver, service = self._compose(store, tasks)
                 stack.push_async_callback(driver.close)
                 # Before anybody can ask for anything: the fences must be in force by then.
-                await driver.restore(_stored_deployments(store))
+                await driver.restore(read_deployments(store))
+                for damage in store.damages:
+                    driver.tell(damage.name, f"what was stored of it is set aside as {damage.path}: {damage.reason}")
                 server = NodeServer(service)
                 address = await server.start(self._settings.listen)
                 stack.push_async_callback(server.stop, SERVER_GRACE_S)
                 await stack.enter_async_context(self._discovery)
                 await self._discovery.advertise(self._advertisement(address))
-                on_ready(NodeReady(self._identity, address))
+                on_ready(NodeReady(self._identity, address, tuple(store.damages)))
                 service_manager.ready(tasks, f"node {self._identity.name} listens on {address}")
                 tasks.spawn(self._measure(), "probe the hardware")
                 for seed in self._settings.seeds:
@@ -182,5 +186,16 @@ class Node:
         self._clients.clear()
 
 
-def _stored_deployments(store: DeploymentStore) -> tuple[Deployment, ...]:
-    return tuple(deployment_from_bytes(blob) for blob in store.load_all().values())
+def read_deployments(store: DeploymentStore) -> tuple[Deployment, ...]:
+    """What is to be loaded again; what this version cannot read is set aside, see `DeploymentStore.damages`."""
+    found = []
+    for name, blob in store.load_all().items():
+        try:
+            deployment = deployment_from_bytes(blob)
+            if deployment.name != name:
+                raise ProtocolViolation(f"it is deployment {deployment.name!r}")
+        except (ProtocolViolation, UsageError) as error:
+            store.set_aside(name, f"mesh {__version__} cannot read it: {error}")
+        else:
+            found.append(deployment)
+    return tuple(found)

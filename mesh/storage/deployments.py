@@ -6,7 +6,8 @@ atomic step. Removing a deployment leaves its fence, so that a plan from before 
 refused.
 
 The header with the fence has a checksum of its own: damage to the blob does not lose the fence. A damaged
-file is set aside as `<name>.corrupt` and reported, never a reason not to start.
+file is set aside as `<name>.corrupt` and reported, never a reason not to start; the runtime does the same
+with a blob that is whole and yet none that it understands (`set_aside`).
 
 File: header `<8s magic, u64 term, u64 generation, u64 blob bytes, u8 has blob>`, SHA-256 of the header,
 SHA-256 of the blob, blob. Little-endian. A node's runtime owns one store and uses it from one thread at a
@@ -44,7 +45,7 @@ _PREFIX_BYTES = _HEADER.size + 2 * _DIGEST_BYTES
 
 @dataclass(frozen=True, slots=True)
 class Damage:
-    """A record that could not be read whole."""
+    """A record that could not be read."""
 
     name: str
     path: Path
@@ -122,6 +123,15 @@ class DeploymentStore:
         if record is not None and record.blob is not None:
             self._write(name, _Record(record.fence, None))
 
+    def set_aside(self, name: DeploymentName, reason: str) -> None:
+        """Treat the record as damaged: its file is kept as `<name>.corrupt`, its fence stays in force.
+
+        `damages` tells it from then on. Raises as `store` does; a name without a deployment is left alone.
+        """
+        record = self._records.get(name)
+        if record is not None and record.blob is not None:
+            self._set_aside(self._record_path(name), str(name), record.fence, reason)
+
     def _check_fence(self, name: DeploymentName, fence: Fence) -> None:
         check_name(name, "deployment name")
         held = self.fence(name)
@@ -157,6 +167,9 @@ class DeploymentStore:
         if not reason and fence is not None:
             self._records[DeploymentName(name)] = _Record(fence, blob)
             return
+        self._set_aside(path, name, fence, reason)
+
+    def _set_aside(self, path: Path, name: str, fence: Fence | None, reason: str) -> None:
         aside = path.with_name(f"{name}{CORRUPT_SUFFIX}")
         with translated("set aside", path):
             path.replace(aside)

@@ -13,6 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from mesh.control.deployments import (
     MAX_DEPLOYMENTS,
     ActivateAsked,
+    ActivationOverdue,
     CheckContent,
     Command,
     ContentFound,
@@ -30,7 +31,7 @@ from mesh.control.deployments import (
     LoadStage,
     OpenStage,
     PrepareAsked,
-    Refuse,
+    RaiseFence,
     StopAsked,
     StoreDeployment,
     UnloadStage,
@@ -38,48 +39,10 @@ from mesh.control.deployments import (
     restore,
     step,
 )
-from mesh.core.ids import DeploymentName, NodeId, Sha256
-from mesh.core.plan import Deployment, Fence, Objective, Plan, Prediction, Segment, Stage
+from mesh.core.ids import DeploymentName
+from mesh.core.plan import Deployment, Fence
 from mesh.errors import DeploymentNotFound, MeshError, Overloaded, Refused, StaleGeneration
-
-PLAN = Plan(
-    model_sha256=Sha256("0" * 64),
-    objective=Objective.THROUGHPUT,
-    forced=False,
-    stages=(Stage(Segment(0, 1, ("x",), ("y",), (), 0, 0, Sha256("1" * 64)), (NodeId("2" * 32),), 0.1),),
-    predicted=Prediction(1.0, 1.0),
-    bound_throughput_per_s=1.0,
-    certificate="",
-    alternatives=(),
-    window=4,
-)
-
-
-def make_deployment(name: str = "a", term: int = 1, generation: int = 1, window: int = 4) -> Deployment:
-    return Deployment(DeploymentName(name), Fence(term, generation), replace(PLAN, window=window), (), (), ((), ()), {})
-
-
-DEPLOYMENT = make_deployment()
-KEY = key_of(DEPLOYMENT)
-
-
-def run(state: Deployments, *events: Event) -> tuple[Deployments, tuple[Command, ...]]:
-    commands: tuple[Command, ...] = ()
-    for event in events:
-        state, commands = step(state, event)
-    return state, commands
-
-
-def state_of(state: Deployments, key: Key = KEY) -> DeploymentState | None:
-    record = state.records.get(key)
-    return record.state if record else None
-
-
-def refusal(commands: tuple[Command, ...]) -> MeshError | None:
-    refused = [command.error for command in commands if isinstance(command, Refuse)]
-    assert not refused or len(commands) == 1, "a refusal comes alone"
-    return refused[0] if refused else None
-
+from tests.control.deployment_values import DEPLOYMENT, KEY, PLAN, make_deployment, refusal, run, state_of
 
 # --- any order of events --------------------------------------------------------------------------
 
@@ -103,7 +66,9 @@ class AnyOrder(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.state = Deployments()
-        self.stored: dict[DeploymentName, Fence] = {}
+        self.fenced: dict[DeploymentName, Fence] = {}
+        self.disk: dict[DeploymentName, Deployment] = {}
+        self.activated: set[Key] = set()
         self.loaded: set[Key] = set()
 
     def apply(self, event: Event) -> tuple[Command, ...]:
@@ -123,16 +88,21 @@ class AnyOrder(RuleBasedStateMachine):
         return commands
 
     def check_commands(self, event: Event, commands: tuple[Command, ...]) -> None:
-        stores = [command for command in commands if isinstance(command, StoreDeployment)]
+        writes = [command for command in commands if isinstance(command, RaiseFence | StoreDeployment)]
         accepted = isinstance(event, PrepareAsked) and bool(commands) and refusal(commands) is None
-        assert len(stores) == accepted
-        if stores:
-            assert commands[0] is stores[0], "nothing may come before it is on disk"
-            deployment = stores[0].deployment
-            assert self.stored.get(deployment.name, Fence(0, 0)) < deployment.fence
-            self.stored[deployment.name] = deployment.fence
+        assert [isinstance(write, RaiseFence) for write in writes].count(True) == accepted
+        assert list(commands[: len(writes)]) == writes, "nothing may come before it is on disk"
         for command in commands:
             match command:
+                case RaiseFence(key):
+                    assert self.fenced.get(key.name, Fence(0, 0)) < key.fence
+                    self.fenced[key.name] = key.fence
+                case StoreDeployment(deployment):
+                    assert key_of(deployment) in self.activated | (
+                        {event.key} if isinstance(event, ActivateAsked) else set()
+                    )
+                    assert self.disk.get(deployment.name) != deployment, "written twice"
+                    self.disk[deployment.name] = deployment
                 case LoadStage(key):
                     assert key not in self.loaded, "loaded twice"
                     self.loaded.add(key)
@@ -142,6 +112,7 @@ class AnyOrder(RuleBasedStateMachine):
                     self.loaded.discard(key)
                 case ForgetDeployment(key):
                     assert key not in self.state.records
+                    self.disk.pop(key.name, None)
 
     @rule(key=keys, window=st.sampled_from([4, 4, 5]))
     def prepare(self, key: Key, window: int) -> None:
@@ -164,11 +135,20 @@ class AnyOrder(RuleBasedStateMachine):
         before = state_of(self.state, key)
         error = refusal(self.apply(ActivateAsked(key)))
         assert (error is None) == (before in (DeploymentState.READY, DeploymentState.ACTIVE))
+        if error is None:
+            self.activated.add(key)
 
     @rule(key=keys)
     def drain(self, key: Key) -> None:
         is_here = key in self.state.records
         assert (refusal(self.apply(DrainAsked(key))) is None) == is_here
+
+    @rule(key=keys)
+    def give_up(self, key: Key) -> None:
+        before = state_of(self.state, key)
+        commands = self.apply(ActivationOverdue(key))
+        is_removed = before not in (None, DeploymentState.DRAINING) and key not in self.activated
+        assert commands == ((DrainStage(key),) if is_removed else ())
 
     @rule(
         key=keys,
@@ -187,13 +167,15 @@ class AnyOrder(RuleBasedStateMachine):
 
     @rule()
     def stop_and_start_again(self) -> None:
-        kept = {key: record.deployment for key, record in self.state.records.items()}
+        kept = dict(self.disk)
         self.apply(StopAsked())
         for key in list(self.state.records):
             self.apply(Drained(key))
         assert not self.state.records, "something was left behind"
+        assert self.disk == kept, "a stop keeps what is on disk"
         self.loaded.clear()
         self.state, commands = restore(tuple(kept.values()), self.state.fences)
+        assert set(self.state.records) == {key_of(deployment) for deployment in kept.values()} <= self.activated
         assert all(isinstance(command, CheckContent) for command in commands)
         assert {command.key for command in commands if isinstance(command, CheckContent)} == set(self.state.records)
 
@@ -202,6 +184,16 @@ class AnyOrder(RuleBasedStateMachine):
         for key in self.state.records:
             assert key.fence <= self.state.fences[key.name]
         assert self.state.highest_term == max((fence.term for fence in self.state.fences.values()), default=0)
+
+    @invariant()
+    def the_disk_holds_the_newest_that_was_in_force(self) -> None:
+        for name in self.state.fences:
+            here = [k for k in self.activated & set(self.state.records) if k.name == name]
+            lasting = [k.fence for k in here if state_of(self.state, k) is not DeploymentState.DRAINING]
+            if lasting:
+                assert self.disk[name].fence >= max(lasting)
+            if not here:
+                assert name not in self.disk
 
     @invariant()
     def active_is_the_newest(self) -> None:
@@ -237,6 +229,7 @@ EVENTS: dict[str, Event] = {
     "loaded": Loaded(KEY),
     "load failed": LoadingFailed(KEY, "broken"),
     "activate": ActivateAsked(KEY),
+    "overdue": ActivationOverdue(KEY),
     "drain": DrainAsked(KEY),
     "drained": Drained(KEY),
     "stop": StopAsked(),
@@ -256,6 +249,7 @@ DEFAULTS: dict[str, Outcome] = {
     "loaded": IGNORED,
     "load failed": IGNORED,
     "activate": REFUSED,
+    "overdue": DRAINS,
     "drain": DRAINS,
     "drained": IGNORED,
     "stop": DRAINS,
@@ -265,7 +259,10 @@ TABLE: dict[tuple[DeploymentState, str], Outcome] = {
     (S.PREPARING, "missing"): FAILS,
     (S.LOADING, "loaded"): (S.READY, ()),
     (S.LOADING, "load failed"): FAILS,
-    (S.READY, "activate"): (S.ACTIVE, (OpenStage(KEY),)),
+    (S.READY, "activate"): (S.ACTIVE, (StoreDeployment(DEPLOYMENT), OpenStage(KEY))),
+    (S.ACTIVE, "overdue"): IGNORED,
+    (S.DRAINING, "overdue"): IGNORED,
+    (S.GONE, "overdue"): IGNORED,
     (S.ACTIVE, "activate"): IGNORED,
     (S.DRAINING, "drain"): IGNORED,
     (S.DRAINING, "stop"): IGNORED,
@@ -297,9 +294,22 @@ def test_every_pair_has_its_outcome(start: DeploymentState, asked: str) -> None:
 # --- the rest -------------------------------------------------------------------------------------
 
 
-def test_an_accepted_deployment_is_stored_before_anything_else() -> None:
+def test_the_fence_of_an_accepted_deployment_is_stored_before_anything_else() -> None:
     _, commands = step(Deployments(), PrepareAsked(DEPLOYMENT))
-    assert commands == (StoreDeployment(DEPLOYMENT), CheckContent(KEY))
+    assert commands == (RaiseFence(KEY), CheckContent(KEY))
+
+
+def test_what_is_taken_back_leaves_the_one_on_disk_that_it_was_to_replace() -> None:
+    new = make_deployment(generation=2)
+    active, _ = run(Deployments(), PrepareAsked(DEPLOYMENT), *PATHS[S.ACTIVE], PrepareAsked(new))
+    _, commands = run(active, DrainAsked(key_of(new)), Drained(key_of(new)))
+    assert commands == (UnloadStage(key_of(new)),), "the disk was never touched"
+    swapped, commands = run(active, ContentFound(key_of(new)), Loaded(key_of(new)), ActivateAsked(key_of(new)))
+    assert commands == (StoreDeployment(new), OpenStage(key_of(new)))
+    _, commands = run(swapped, DrainAsked(key_of(new)), Drained(key_of(new)))
+    assert commands == (StoreDeployment(DEPLOYMENT), UnloadStage(key_of(new)))
+    _, commands = run(swapped, DrainAsked(KEY), Drained(KEY))
+    assert commands == (UnloadStage(KEY),), "the disk holds the newer one"
 
 
 @pytest.mark.parametrize(("term", "generation"), [(2, 2), (2, 1), (1, 9)])
@@ -361,8 +371,10 @@ def test_a_restart_loads_the_newest_of_each_name() -> None:
     assert state.highest_term == 7
 
 
-def test_a_restart_does_not_load_what_a_higher_fence_has_overtaken() -> None:
+def test_a_restart_loads_what_was_in_force_although_a_newer_one_was_prepared() -> None:
     state, commands = restore((DEPLOYMENT,), {DEPLOYMENT.name: Fence(3, 1)})
-    assert (dict(state.records), commands) == ({}, ())
+    assert (set(state.records), commands) == ({KEY}, (CheckContent(KEY),))
     _, commands = step(state, PrepareAsked(make_deployment(term=2)))
     assert isinstance(refusal(commands), StaleGeneration)
+    _, commands = run(state, *PATHS[S.ACTIVE])
+    assert commands == (OpenStage(KEY),), "it is on disk already"

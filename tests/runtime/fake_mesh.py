@@ -22,6 +22,7 @@ from mesh.runtime.frame_stream import FrameStream, StreamOptions
 from mesh.runtime.node import Node, NodeSettings
 from mesh.runtime.stage import Stage
 from mesh.runtime.supervise import Supervisor
+from mesh.storage.deployments import Damage
 from mesh.wire.channel import NodeClient
 from tests.runtime.fake_models import FIRST, GatedEngine, Loadable, digest_of, make_deployment, until
 from tests.runtime.mesh_on_loopback import probe_at_once
@@ -38,6 +39,7 @@ class FakeNode:
     client: NodeClient
     stop: asyncio.Event
     task: asyncio.Task[None]
+    damages: tuple[Damage, ...] = ()
 
     def stage(self, deployment: Deployment) -> Stage:
         stage = self.driver.stage(key_of(deployment))
@@ -88,7 +90,8 @@ class FakeMesh:
         if task.done():
             task.result()
         told = ready.result()
-        found = FakeNode(told.identity.node_id, told.address, engine, drivers[0], NodeClient(told.address), stop, task)
+        client = NodeClient(told.address)
+        found = FakeNode(told.identity.node_id, told.address, engine, drivers[0], client, stop, task, told.damages)
         self.nodes.append(found)
         return found
 

@@ -29,7 +29,7 @@ async def test_a_change_is_carried_out_although_nobody_waits_for_it(
     probe_at_once(monkeypatch)
     network = MemoryNetwork()
     storing, release = threading.Event(), threading.Event()
-    store = DeploymentStore.store
+    store = DeploymentStore.raise_fence
 
     def slow_store(self: DeploymentStore, *arguments: Any) -> None:
         storing.set()
@@ -44,7 +44,7 @@ async def test_a_change_is_carried_out_although_nobody_waits_for_it(
         coordinator = Coordinator(fleet)
         deployment = await coordinator.deploy(make_model(), "chain", PlanOptions(), ignore)
         await coordinator.undeploy("chain")
-        monkeypatch.setattr(DeploymentStore, "store", slow_store)
+        monkeypatch.setattr(DeploymentStore, "raise_fence", slow_store)
         client = fleet.client(node.address)
         fence = replace(deployment.fence, generation=deployment.fence.generation + 1)
         newer = replace(deployment, fence=fence)

@@ -13,7 +13,7 @@ import pytest
 
 from mesh.control.deployments import key_of
 from mesh.core.frame import Outcome
-from mesh.core.ids import NodeId
+from mesh.core.ids import DeploymentName, NodeId
 from mesh.core.plan import Deployment, Fence
 from mesh.engines.fake import FakeModel
 from mesh.errors import (
@@ -24,8 +24,10 @@ from mesh.errors import (
     StaleGeneration,
     StorageFull,
 )
+from mesh.runtime import deployment_driver as driver_module
 from mesh.runtime.stage import Stage
 from mesh.storage.deployments import DeploymentStore
+from mesh.storage.folder import DataFolder
 from tests.runtime.fake_mesh import FakeMesh, FakeNode, open_mesh
 from tests.runtime.fake_models import add_one, chain, copy, digest_of, make_deployment, until, values_of, vector
 
@@ -164,26 +166,33 @@ async def test_a_full_disk_leaves_everything_as_it_was(mesh: FakeMesh, monkeypat
         raise StorageFull("the disk is full")
 
     with monkeypatch.context() as patch:
-        patch.setattr(DeploymentStore, "store", store)
+        patch.setattr(DeploymentStore, "raise_fence", store)
         with pytest.raises(StorageFull):
             await node.client.prepare(generation(deployment, 2))
         assert node.driver.state is before
         _, term = await node.client.list_deployments()
         assert term == 1
+    second = key_of(generation(deployment, 2))
     await node.client.prepare(generation(deployment, 2))
-    assert await node.states() == {key_of(deployment): "active", key_of(generation(deployment, 2)): "ready"}
+    with monkeypatch.context() as patch:
+        patch.setattr(DeploymentStore, "store", store)
+        with pytest.raises(StorageFull):
+            await node.client.activate(second)
+    assert await node.states() == {key_of(deployment): "active", second: "ready"}
+    await node.client.activate(second)
+    assert await node.states() == {key_of(deployment): "active", second: "active"}
 
 
 async def test_nobody_sees_a_deployment_before_it_is_on_disk(mesh: FakeMesh, monkeypatch: pytest.MonkeyPatch) -> None:
     (node,) = mesh.nodes
-    storing, release, store = threading.Event(), threading.Event(), DeploymentStore.store
+    storing, release, store = threading.Event(), threading.Event(), DeploymentStore.raise_fence
 
     def slow(self: DeploymentStore, *arguments: object) -> None:
         storing.set()
         assert release.wait(10)
         store(self, *arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(DeploymentStore, "store", slow)
+    monkeypatch.setattr(DeploymentStore, "raise_fence", slow)
     deployment = on(node)
     await node.client.put_content(digest_of(MODEL), MODEL.to_bytes())
     preparing = asyncio.ensure_future(node.client.prepare(deployment))
@@ -233,6 +242,71 @@ async def test_a_restarted_node_serves_what_it_served_and_knows_its_fences(mesh:
     assert term == 3
     assert any("restored after a restart" in each.text for each in reports[0].happenings)
     assert await again.states() == {key: "active"}
+
+
+async def test_what_was_never_activated_does_not_survive_a_restart_and_what_it_was_to_replace_does(
+    mesh: FakeMesh,
+) -> None:
+    (node,) = mesh.nodes
+    in_force = await mesh.deploy([MODEL], mesh.nodes)
+    await node.client.prepare(generation(in_force, 2))
+    only_prepared = replace(on(node), name=DeploymentName("other"))
+    await node.client.prepare(only_prepared)
+    await node.end()
+    again = await mesh.start("n0")
+    key = key_of(in_force)
+    await until(lambda: again.driver.state.records[key].state.value == "active")
+    assert await again.states() == {key: "active"}
+    for stale in (generation(in_force, 2), only_prepared):
+        with pytest.raises(StaleGeneration):
+            await again.client.prepare(stale)
+
+
+async def test_what_is_not_activated_in_time_is_removed(mesh: FakeMesh, monkeypatch: pytest.MonkeyPatch) -> None:
+    (node,) = mesh.nodes
+    in_force = await mesh.deploy([MODEL], mesh.nodes, name="other")
+    monkeypatch.setattr(driver_module, "ACTIVATION_TIMEOUT_S", 0.0)
+    await node.client.prepare(generation(in_force, 2))
+    await until(lambda: list(node.driver.state.records) == [key_of(in_force)])
+    assert await node.states() == {key_of(in_force): "active"}
+    assert pins(node) == 1
+
+
+async def test_what_is_not_wanted_any_more_when_it_is_loaded_is_removed(
+    mesh: FakeMesh, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(driver_module, "ABANDONED_TIMEOUT_S", 0.0)
+    (node,) = mesh.nodes
+    await node.client.put_content(digest_of(MODEL), MODEL.to_bytes())
+    node.engine.loading.close()
+    preparing = asyncio.ensure_future(node.client.prepare(on(node)))
+    await until(lambda: node.engine.loading.begun == 1)
+    preparing.cancel()
+    await until(lambda: not node.driver.state.records)
+    node.engine.loading.open()
+    await until(lambda: len(node.engine.sessions) == 1 and not engine_threads())
+    assert (await node.states(), pins(node)) == ({}, 0)
+
+
+async def test_a_stored_deployment_that_cannot_be_read_is_set_aside_and_told(mesh: FakeMesh) -> None:
+    (node,) = mesh.nodes
+    deployment = await mesh.deploy([MODEL], mesh.nodes)
+    other = await mesh.deploy([MODEL], mesh.nodes, name="other")
+    await node.end()
+    with DataFolder.open(mesh.folder / "n0") as folder:
+        store = DeploymentStore(folder)
+        store.store(deployment.name, b"\xff of another version", deployment.fence)
+        store.store(DeploymentName("twin"), store.load_all()[other.name], Fence(5, 1))
+    again = await mesh.start("n0")
+    await until(lambda: again.driver.state.records[key_of(other)].state.value == "active")
+    assert await again.states() == {key_of(other): "active"}
+    assert [(damage.name, damage.path.exists()) for damage in again.damages] == [("chain", True), ("twin", True)]
+    with pytest.raises(StaleGeneration):
+        await again.client.prepare(deployment)
+    newer = make_deployment([MODEL], {again.node_id: again.address}, fence=Fence(1, 2))
+    await again.client.prepare(newer)
+    reports, _ = await again.client.list_deployments("chain")
+    assert any("set aside" in happening.text for happening in reports[0].happenings)
 
 
 async def test_a_drain_during_the_restart_wins(mesh: FakeMesh) -> None:

@@ -128,6 +128,24 @@ def test_every_flipped_byte_and_every_cut_is_set_aside_and_reported(folder: Data
         record(folder).unlink(missing_ok=True)
 
 
+def test_what_only_the_runtime_finds_unreadable_is_set_aside_with_its_fence_in_force(folder: DataFolder) -> None:
+    store = DeploymentStore(folder)
+    store.store(NAME, b"of another version", Fence(4, 2))
+    data = record(folder).read_bytes()
+    store.set_aside(NAME, "it is of another version")
+    store.set_aside(NAME, "again")
+    store.set_aside(DeploymentName("unknown"), "never here")
+    [damage] = store.damages
+    assert (damage.name, damage.reason, damage.fence) == (NAME, "it is of another version", Fence(4, 2))
+    assert damage.path.read_bytes() == data
+    for opened in (store, DeploymentStore(folder)):
+        assert (opened.load_all(), opened.fences()) == ({}, {NAME: Fence(4, 2)})
+        with pytest.raises(StaleGeneration):
+            opened.store(NAME, b"x", Fence(4, 1))
+    store.store(NAME, b"new", Fence(4, 3))
+    assert DeploymentStore(folder).load_all() == {NAME: b"new"}
+
+
 def test_foreign_and_partial_files(folder: DataFolder) -> None:
     path = folder.subfolder("deployments")
     (path / "camera.record.1-2.partial").write_bytes(b"half")
