@@ -13,6 +13,7 @@ import typer
 from mesh import __version__
 from mesh.discovery.interfaces import interfaces_to_browse
 from mesh.errors import UsageError
+from nodes.bench_commands import bench
 from nodes.lab_commands import lab_app
 from nodes.options import (
     CoordinatorOption,
@@ -330,6 +331,9 @@ def verify(
     from nodes.model_commands import verify as run
 
     run(model, 2 if stages is None and plan is None else stages, plan, source, as_json)
+
+
+app.command()(bench)
 
 
 def main() -> None:

@@ -28,6 +28,7 @@ from mesh.runtime.coordinator import CoordinatorPort
 from mesh.runtime.frame_stream import Answer, FrameStream, StreamOptions
 from mesh.runtime.locate import ENVIRONMENT, open_coordinator
 from mesh.runtime.supervise import Supervisor
+from mesh.wire.channel import NodeClient
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -244,6 +245,10 @@ class Mesh:
     def coordinator(self) -> CoordinatorPort:
         """Whoever plans: a daemon that was named or found, else this process."""
         return self._located.port
+
+    def client(self, address: str) -> NodeClient:
+        """The connection to a node, "host:port", which stays this one's to close."""
+        return self._located.fleet.client(address)
 
     async def nodes(self) -> list[NodeView]:
         """Everyone who was announced, and whether they answer."""

@@ -15,6 +15,7 @@ from mesh.control.deployments import DeploymentState, Key
 from mesh.control.introductions import Introductions
 from mesh.core.fleet import Capabilities, Link, NodeState, Peer
 from mesh.core.ids import DeploymentName, NodeId, Sha256, check_name, check_sha256
+from mesh.core.measurement import SourceReport, SourceRequest
 from mesh.core.messages import OpenEdge, OpenResults
 from mesh.core.plan import Deployment, Fence
 from mesh.core.report import DeploymentReport, MeasuredModel
@@ -30,6 +31,7 @@ from mesh.errors import (
 )
 from mesh.runtime.deployment_driver import DeploymentDriver
 from mesh.runtime.edge_receiver import EdgeReceiver, ResultsSender, ServerLink
+from mesh.runtime.frame_source import FrameSource
 from mesh.runtime.measure import measure_link, measure_model
 from mesh.runtime.stage import Stage
 from mesh.storage.content import ContentStore
@@ -37,6 +39,9 @@ from mesh.wire.channel import NodeClient
 
 MAX_MEASURE_SECONDS = 10.0
 """Longest time that one request may keep the engine busy."""
+
+MAX_SOURCES = 4
+"""Made-up streams at the same time: each keeps the device as busy as it can be."""
 
 MAX_CONTENT_QUERY = 1024
 """Digests per HasContent call."""
@@ -67,6 +72,7 @@ class NodeService:
         self._client = client
         self._measuring = asyncio.Lock()
         self._introductions = Introductions()
+        self._sources = 0
 
     # Control --------------------------------------------------------------------------------------
 
@@ -112,6 +118,19 @@ class NodeService:
             if needed > available:
                 raise Overloaded(f"the model needs about {needed >> 20} MiB of memory, {available >> 20} MiB are free")
             return await measure_model(self._engine, path, self._options, budget_seconds)
+
+    async def run_source(self, name: DeploymentName, fence: Fence, request: SourceRequest) -> SourceReport:
+        """Measure a deployment whose head is here with frames that are made here."""
+        if self._sources >= MAX_SOURCES:
+            raise Overloaded(f"{MAX_SOURCES} sources run on this node, its limit", hint="try again when they are done")
+        self._sources += 1
+        try:
+            return await FrameSource(self._find_stage(OpenEdge(name, fence, 0)), request, self._client).run()
+        finally:
+            self._sources -= 1
+
+    async def read_clock(self) -> float:
+        return time.monotonic()
 
     # Content --------------------------------------------------------------------------------------
 

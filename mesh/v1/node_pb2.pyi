@@ -248,6 +248,94 @@ class MeasureModelResponse(_message.Message):
     runs: int
     def __init__(self, run_seconds: _Optional[float] = ..., runs: _Optional[int] = ...) -> None: ...
 
+class RunSourceRequest(_message.Message):
+    __slots__ = ("name", "term", "generation", "seconds", "warm_up_seconds", "window", "rate_per_s")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    TERM_FIELD_NUMBER: _ClassVar[int]
+    GENERATION_FIELD_NUMBER: _ClassVar[int]
+    SECONDS_FIELD_NUMBER: _ClassVar[int]
+    WARM_UP_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    WINDOW_FIELD_NUMBER: _ClassVar[int]
+    RATE_PER_S_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    term: int
+    generation: int
+    seconds: float
+    warm_up_seconds: float
+    window: int
+    rate_per_s: float
+    def __init__(self, name: _Optional[str] = ..., term: _Optional[int] = ..., generation: _Optional[int] = ..., seconds: _Optional[float] = ..., warm_up_seconds: _Optional[float] = ..., window: _Optional[int] = ..., rate_per_s: _Optional[float] = ...) -> None: ...
+
+class StageFigures(_message.Message):
+    __slots__ = ("stage", "compute_seconds", "queue_seconds")
+    STAGE_FIELD_NUMBER: _ClassVar[int]
+    COMPUTE_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    QUEUE_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    stage: int
+    compute_seconds: float
+    queue_seconds: float
+    def __init__(self, stage: _Optional[int] = ..., compute_seconds: _Optional[float] = ..., queue_seconds: _Optional[float] = ...) -> None: ...
+
+class RunSourceResponse(_message.Message):
+    __slots__ = ("answered", "seconds", "latencies_us", "stages", "cpu_seconds")
+    ANSWERED_FIELD_NUMBER: _ClassVar[int]
+    SECONDS_FIELD_NUMBER: _ClassVar[int]
+    LATENCIES_US_FIELD_NUMBER: _ClassVar[int]
+    STAGES_FIELD_NUMBER: _ClassVar[int]
+    CPU_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    answered: int
+    seconds: float
+    latencies_us: _containers.RepeatedScalarFieldContainer[int]
+    stages: _containers.RepeatedCompositeFieldContainer[StageFigures]
+    cpu_seconds: float
+    def __init__(self, answered: _Optional[int] = ..., seconds: _Optional[float] = ..., latencies_us: _Optional[_Iterable[int]] = ..., stages: _Optional[_Iterable[_Union[StageFigures, _Mapping]]] = ..., cpu_seconds: _Optional[float] = ...) -> None: ...
+
+class ReadClockRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class ReadClockResponse(_message.Message):
+    __slots__ = ("monotonic_seconds",)
+    MONOTONIC_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    monotonic_seconds: float
+    def __init__(self, monotonic_seconds: _Optional[float] = ...) -> None: ...
+
+class TraceStageRequest(_message.Message):
+    __slots__ = ("name", "term", "generation", "seconds")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    TERM_FIELD_NUMBER: _ClassVar[int]
+    GENERATION_FIELD_NUMBER: _ClassVar[int]
+    SECONDS_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    term: int
+    generation: int
+    seconds: float
+    def __init__(self, name: _Optional[str] = ..., term: _Optional[int] = ..., generation: _Optional[int] = ..., seconds: _Optional[float] = ...) -> None: ...
+
+class StageSpan(_message.Message):
+    __slots__ = ("stream", "sequence", "received", "engine_started", "engine_ended", "sent")
+    STREAM_FIELD_NUMBER: _ClassVar[int]
+    SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    RECEIVED_FIELD_NUMBER: _ClassVar[int]
+    ENGINE_STARTED_FIELD_NUMBER: _ClassVar[int]
+    ENGINE_ENDED_FIELD_NUMBER: _ClassVar[int]
+    SENT_FIELD_NUMBER: _ClassVar[int]
+    stream: int
+    sequence: int
+    received: float
+    engine_started: float
+    engine_ended: float
+    sent: float
+    def __init__(self, stream: _Optional[int] = ..., sequence: _Optional[int] = ..., received: _Optional[float] = ..., engine_started: _Optional[float] = ..., engine_ended: _Optional[float] = ..., sent: _Optional[float] = ...) -> None: ...
+
+class TraceStageResponse(_message.Message):
+    __slots__ = ("stage", "spans")
+    STAGE_FIELD_NUMBER: _ClassVar[int]
+    SPANS_FIELD_NUMBER: _ClassVar[int]
+    stage: int
+    spans: _containers.RepeatedCompositeFieldContainer[StageSpan]
+    def __init__(self, stage: _Optional[int] = ..., spans: _Optional[_Iterable[_Union[StageSpan, _Mapping]]] = ...) -> None: ...
+
 class HasContentRequest(_message.Message):
     __slots__ = ("sha256",)
     SHA256_FIELD_NUMBER: _ClassVar[int]

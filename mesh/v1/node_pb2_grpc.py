@@ -80,6 +80,21 @@ class NodeServiceStub(object):
                 request_serializer=mesh_dot_v1_dot_node__pb2.MeasureModelRequest.SerializeToString,
                 response_deserializer=mesh_dot_v1_dot_node__pb2.MeasureModelResponse.FromString,
                 _registered_method=True)
+        self.RunSource = channel.unary_unary(
+                '/mesh.v1.NodeService/RunSource',
+                request_serializer=mesh_dot_v1_dot_node__pb2.RunSourceRequest.SerializeToString,
+                response_deserializer=mesh_dot_v1_dot_node__pb2.RunSourceResponse.FromString,
+                _registered_method=True)
+        self.ReadClock = channel.unary_unary(
+                '/mesh.v1.NodeService/ReadClock',
+                request_serializer=mesh_dot_v1_dot_node__pb2.ReadClockRequest.SerializeToString,
+                response_deserializer=mesh_dot_v1_dot_node__pb2.ReadClockResponse.FromString,
+                _registered_method=True)
+        self.TraceStage = channel.unary_stream(
+                '/mesh.v1.NodeService/TraceStage',
+                request_serializer=mesh_dot_v1_dot_node__pb2.TraceStageRequest.SerializeToString,
+                response_deserializer=mesh_dot_v1_dot_node__pb2.TraceStageResponse.FromString,
+                _registered_method=True)
 
 
 class NodeServiceServicer(object):
@@ -145,6 +160,27 @@ class NodeServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def RunSource(self, request, context):
+        """Makes frames inside this node, which must hold the first stage, for a bounded time; answers with what was measured.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReadClock(self, request, context):
+        """The monotonic clock of this node, for estimating how far it is from another one's.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def TraceStage(self, request, context):
+        """Records what the node's stage does to each frame: says so when it has begun, and ends with the spans.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_NodeServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -192,6 +228,21 @@ def add_NodeServiceServicer_to_server(servicer, server):
                     servicer.MeasureModel,
                     request_deserializer=mesh_dot_v1_dot_node__pb2.MeasureModelRequest.FromString,
                     response_serializer=mesh_dot_v1_dot_node__pb2.MeasureModelResponse.SerializeToString,
+            ),
+            'RunSource': grpc.unary_unary_rpc_method_handler(
+                    servicer.RunSource,
+                    request_deserializer=mesh_dot_v1_dot_node__pb2.RunSourceRequest.FromString,
+                    response_serializer=mesh_dot_v1_dot_node__pb2.RunSourceResponse.SerializeToString,
+            ),
+            'ReadClock': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReadClock,
+                    request_deserializer=mesh_dot_v1_dot_node__pb2.ReadClockRequest.FromString,
+                    response_serializer=mesh_dot_v1_dot_node__pb2.ReadClockResponse.SerializeToString,
+            ),
+            'TraceStage': grpc.unary_stream_rpc_method_handler(
+                    servicer.TraceStage,
+                    request_deserializer=mesh_dot_v1_dot_node__pb2.TraceStageRequest.FromString,
+                    response_serializer=mesh_dot_v1_dot_node__pb2.TraceStageResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -438,6 +489,87 @@ class NodeService(object):
             '/mesh.v1.NodeService/MeasureModel',
             mesh_dot_v1_dot_node__pb2.MeasureModelRequest.SerializeToString,
             mesh_dot_v1_dot_node__pb2.MeasureModelResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RunSource(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/mesh.v1.NodeService/RunSource',
+            mesh_dot_v1_dot_node__pb2.RunSourceRequest.SerializeToString,
+            mesh_dot_v1_dot_node__pb2.RunSourceResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReadClock(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/mesh.v1.NodeService/ReadClock',
+            mesh_dot_v1_dot_node__pb2.ReadClockRequest.SerializeToString,
+            mesh_dot_v1_dot_node__pb2.ReadClockResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def TraceStage(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/mesh.v1.NodeService/TraceStage',
+            mesh_dot_v1_dot_node__pb2.TraceStageRequest.SerializeToString,
+            mesh_dot_v1_dot_node__pb2.TraceStageResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -16,12 +16,14 @@ from mesh.control.introductions import MAX_INTRODUCED
 from mesh.control.timing import CALL_TIMEOUT_S, DRAIN_TIMEOUT_S, LOAD_TIMEOUT_S
 from mesh.core.fleet import Capabilities, Link, Peer
 from mesh.core.ids import NodeId, Sha256
+from mesh.core.measurement import SourceReport, SourceRequest
 from mesh.core.messages import Message
 from mesh.core.plan import Deployment
 from mesh.core.report import DeploymentReport, MeasuredModel
 from mesh.core.tensor import TensorSpec
 from mesh.v1 import node_pb2, node_pb2_grpc
-from mesh.wire import convert
+from mesh.wire import convert, convert_measurement
+from mesh.wire.door_checks import check_number
 from mesh.wire.frame_codec import FrameAssembler
 from mesh.wire.links import ClientLink
 from mesh.wire.options import CHANNEL_OPTIONS
@@ -44,6 +46,9 @@ MEASURE_TIMEOUT_S = 60.0
 
 LINK_TIMEOUT_S = 20.0
 """Four bursts of 1 MiB at 2 Mbit/s."""
+
+SOURCE_GRACE_S = 20.0
+"""Beyond the time that a source was asked to run for: opening its stream on a slow board, and answering."""
 
 EDGE_PATH = "/mesh.v1.StreamService/Edge"
 RESULTS_PATH = "/mesh.v1.StreamService/Results"
@@ -136,6 +141,21 @@ class NodeClient:
             request = node_pb2.MeasureModelRequest(sha256=sha256, budget_seconds=budget_seconds)
             answer = await self._node.MeasureModel(request, timeout=MEASURE_TIMEOUT_S)
         return MeasuredModel(answer.run_seconds, answer.runs)
+
+    async def run_source(self, key: Key, request: SourceRequest) -> SourceReport:
+        """Make frames inside this node, the head of the deployment; returns after the time asked for."""
+        with translate_rpc_errors(self._peer):
+            answer = await self._node.RunSource(
+                convert_measurement.source_request_to_proto(key.name, key.fence, request),
+                timeout=request.seconds + request.warm_up_seconds + SOURCE_GRACE_S,
+            )
+        return convert_measurement.source_report_from_proto(answer)
+
+    async def read_clock(self) -> float:
+        """The monotonic clock of the node, seconds."""
+        with translate_rpc_errors(self._peer):
+            answer = await self._node.ReadClock(node_pb2.ReadClockRequest(), timeout=CALL_TIMEOUT_S)
+        return check_number(answer.monotonic_seconds, "monotonic_seconds")
 
     # Content --------------------------------------------------------------------------------------
 

@@ -15,12 +15,13 @@ import grpc
 
 from mesh.core.fleet import Capabilities, Link, Peer
 from mesh.core.ids import DeploymentName, NodeId, Sha256, check_name, check_node_id
+from mesh.core.measurement import SourceReport, SourceRequest
 from mesh.core.messages import Message
 from mesh.core.plan import Deployment, Fence
 from mesh.core.report import DeploymentReport, MeasuredModel
 from mesh.errors import ListenError, ProtocolViolation
 from mesh.v1 import node_pb2, node_pb2_grpc
-from mesh.wire import convert
+from mesh.wire import convert, convert_measurement
 from mesh.wire.ended_calls import await_ended_calls
 from mesh.wire.frame_codec import FrameAssembler
 from mesh.wire.links import AcceptedLink
@@ -47,6 +48,8 @@ class NodeHandlers(Protocol):
     async def measure_link(self, address: str) -> Link: ...
     async def echo(self, payload: bytes) -> int: ...
     async def measure_model(self, sha256: str, budget_seconds: float) -> MeasuredModel: ...
+    async def run_source(self, name: DeploymentName, fence: Fence, request: SourceRequest) -> SourceReport: ...
+    async def read_clock(self) -> float: ...
     async def has_content(self, digests: Sequence[str]) -> list[Sha256]: ...
     async def put_content(self, sha256: str, total_bytes: int, chunks: AsyncIterator[bytes]) -> None: ...
     def get_content(self, sha256: str) -> AsyncIterator[tuple[int, bytes]]: ...
@@ -200,6 +203,15 @@ class _NodeServicer(node_pb2_grpc.NodeServiceServicer):
     async def MeasureModel(self, request: Any, context: Any) -> Any:
         measured = await self._handlers.measure_model(request.sha256, request.budget_seconds)
         return node_pb2.MeasureModelResponse(run_seconds=measured.run_seconds, runs=measured.runs)
+
+    @_translated
+    async def RunSource(self, request: Any, context: Any) -> Any:
+        report = await self._handlers.run_source(*convert_measurement.source_request_from_proto(request))
+        return convert_measurement.source_report_to_proto(report)
+
+    @_translated
+    async def ReadClock(self, request: Any, context: Any) -> Any:
+        return node_pb2.ReadClockResponse(monotonic_seconds=await self._handlers.read_clock())
 
 
 class _ContentServicer(node_pb2_grpc.ContentServiceServicer):

@@ -1,0 +1,223 @@
+"""`mesh bench`: how fast a deployment is, measured with made-up frames, and held against what was predicted.
+
+Frames come from sources inside the head nodes, so that nothing but the mesh is measured, or from this
+process as a sensor would send them. `nodes.cli` declares the commands of this module.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+import time
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+import typer
+
+from mesh.client.mesh_client import Mesh
+from mesh.control.deployments import key_of
+from mesh.control.measuring import Meter, merge_reports, percentile
+from mesh.core.frame import Outcome
+from mesh.core.ids import NodeId
+from mesh.core.measurement import SourceReport, SourceRequest
+from mesh.core.plan import Deployment
+from mesh.errors import MeshError, RunFailed, Timeout, UsageError
+from mesh.runtime.frame_source import MAX_SOURCE_SECONDS, check_request, made_up_tensor
+from mesh.runtime.frame_stream import FrameStream, StreamOptions
+from nodes.options import (
+    CoordinatorOption,
+    InterfaceOption,
+    JsonOption,
+    MdnsOption,
+    NameArgument,
+    PeerOption,
+    open_mesh,
+)
+from nodes.output import command, print_json, run_async
+from nodes.render import format_table
+
+WARM_UP_S = 0.5
+WARM_UP_SHARE = 0.25
+"""Of the measured time, at least: the pipeline fills and every stage has computed before anything counts."""
+
+ANSWER_GRACE_S = 10.0
+"""For the first answers of a client's stream, beyond the time that it measures."""
+
+
+class SourcePlace(enum.StrEnum):
+    NODE = "node"
+    CLIENT = "client"
+
+
+SecondsOption = Annotated[
+    float, typer.Option("--seconds", metavar="S", help="How long to measure, after a short warm-up.")
+]
+SourceOption = Annotated[
+    SourcePlace,
+    typer.Option(
+        "--source", help="node: frames are made inside the head node; client: this process sends them as a sensor."
+    ),
+]
+WindowOption = Annotated[
+    int, typer.Option("--window", min=0, metavar="FRAMES", help="Frames in flight; 0 takes what the plan says.")
+]
+RateOption = Annotated[
+    float, typer.Option("--rate", min=0.0, metavar="HZ", help="Frames per second at most; 0 for as many as are taken.")
+]
+
+
+@command
+def bench(
+    name: NameArgument,
+    source: SourceOption = SourcePlace.NODE,
+    seconds: SecondsOption = 5.0,
+    window: WindowOption = 0,
+    rate: RateOption = 0.0,
+    peer: PeerOption = None,
+    interface: InterfaceOption = None,
+    mdns: MdnsOption = True,
+    coordinator: CoordinatorOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure a deployment with made-up frames: throughput, latency, and what each stage does."""
+    request = make_request(seconds, window, rate)
+    run_async(show_bench(open_mesh(coordinator, peer, interface, mdns), name, source, request, as_json))
+
+
+def make_request(seconds: float, window: int, rate_hz: float) -> SourceRequest:
+    """Raises `UsageError` for what makes no sense."""
+    request = SourceRequest(seconds, max(WARM_UP_S, WARM_UP_SHARE * seconds), window, rate_hz)
+    if not 0 < seconds <= MAX_SOURCE_SECONDS / (1 + WARM_UP_SHARE):
+        raise UsageError(f"--seconds {seconds:g} is outside 0..{MAX_SOURCE_SECONDS / (1 + WARM_UP_SHARE):g}")
+    check_request(request)
+    return request
+
+
+async def show_bench(connection: Mesh, name: str, source: SourcePlace, request: SourceRequest, as_json: bool) -> None:
+    async with connection as mesh:
+        model = await mesh.model(name)
+        names = {view.capabilities.node_id: view.capabilities.name for view in await mesh.nodes()}
+        if source is SourcePlace.NODE:
+            report = await run_node_sources(mesh, model.deployment, request)
+        else:
+            async with mesh.open_stream(
+                model.deployment, StreamOptions(is_ordered=False, window=request.window or None)
+            ) as stream:
+                report = await run_client_source(mesh, stream, request)
+    document = bench_document(model.deployment, names, report, source, request)
+    if as_json:
+        print_json(document)
+    else:
+        print(bench_table(document))
+
+
+async def run_node_sources(mesh: Mesh, deployment: Deployment, request: SourceRequest) -> SourceReport:
+    """One source in each node that holds the first stage, all at the same time."""
+    heads = deployment.plan.stages[0].devices
+    clients = [mesh.client(deployment.addresses[head]) for head in heads]
+    reports = await asyncio.gather(*(client.run_source(key_of(deployment), request) for client in clients))
+    return merge_reports(reports)
+
+
+async def run_client_source(mesh: Mesh, stream: FrameStream, request: SourceRequest) -> SourceReport:
+    """Send made-up frames from this process. Raises what broke the stream or what a frame failed with."""
+    tensors = tuple(made_up_tensor(spec) for spec in stream.deployment.inputs)
+    began = time.monotonic()
+    begins_at = began + request.warm_up_seconds
+    ends_at = begins_at + request.seconds
+    meter = Meter(begins_at, ends_at)
+    interval_s = 1 / request.rate_per_s if request.rate_per_s else 0.0
+
+    async def feed() -> None:
+        due_at = began
+        try:
+            while time.monotonic() < ends_at:
+                await stream.send(tensors)
+                due_at = max(due_at + interval_s, time.monotonic() - interval_s)
+                if interval_s:
+                    await asyncio.sleep(max(0.0, due_at - time.monotonic()))
+            stream.finish()
+        except MeshError as error:
+            stream.abandon(error)
+
+    feeding = mesh.tasks.spawn(feed(), "bench: feed")
+    cpu_seconds = time.process_time()
+    try:
+        async with asyncio.timeout(ends_at - began + ANSWER_GRACE_S):
+            async for answer in stream.answers():
+                if answer.outcome is not Outcome.OK or answer.latency_s is None:
+                    said = f"frame {answer.sequence} was answered {answer.outcome.name.lower()}"
+                    raise answer.error or RunFailed(said)
+                meter.add(time.monotonic(), answer.latency_s, answer.hops)
+    except TimeoutError:
+        raise Timeout("the deployment stopped answering while it was measured") from None
+    finally:
+        feeding.cancel()
+        await asyncio.gather(feeding, return_exceptions=True)
+    report = meter.report(time.process_time() - cpu_seconds)
+    if not report.answered:
+        raise Timeout(f"fewer than two answers came within {request.seconds:g} s", hint="measure for longer")
+    return report
+
+
+def bench_document(
+    deployment: Deployment,
+    names: Mapping[NodeId, str],
+    report: SourceReport,
+    source: SourcePlace,
+    request: SourceRequest,
+) -> dict[str, Any]:
+    plan = deployment.plan
+    figures = {each.stage: each for each in report.stages}
+    return {
+        "name": deployment.name,
+        "source": source.value,
+        "throughput_per_s": report.throughput_per_s,
+        "latency_ms": {
+            "p50": percentile(report.latencies_us, 0.5) / 1e3,
+            "p99": percentile(report.latencies_us, 0.99) / 1e3,
+        },
+        "predicted": {
+            "throughput_per_s": plan.predicted.throughput_per_s,
+            "latency_ms": plan.predicted.latency_s * 1e3,
+        },
+        "stages": [
+            {
+                "stage": index,
+                "device": ", ".join(names.get(device, device[:8]) for device in stage.devices),
+                "devices": list(stage.devices),
+                "compute_ms": figures[index].compute_seconds * 1e3 if index in figures else 0.0,
+                "queue_ms": figures[index].queue_seconds * 1e3 if index in figures else 0.0,
+                "planned_compute_ms": stage.compute_seconds * 1e3,
+            }
+            for index, stage in enumerate(plan.stages)
+        ],
+        "frames": report.answered,
+        "seconds": report.seconds,
+        "warm_up_seconds": request.warm_up_seconds,
+        "window": request.window or max(1, plan.window),
+        "cpu_seconds": report.cpu_seconds,
+        "generation": deployment.fence.generation,
+    }
+
+
+def bench_table(document: Mapping[str, Any]) -> str:
+    rows = [
+        (
+            str(stage["stage"]),
+            stage["device"],
+            f"{stage['compute_ms']:.2f} ms",
+            f"{stage['planned_compute_ms']:.2f} ms",
+            f"{stage['queue_ms']:.2f} ms",
+        )
+        for stage in document["stages"]
+    ]
+    predicted, latency = document["predicted"], document["latency_ms"]
+    ratio = document["throughput_per_s"] / predicted["throughput_per_s"] if predicted["throughput_per_s"] else 0.0
+    told = f"{ratio:.2f} of" if ratio else "nothing"
+    return (
+        f"{format_table(('STAGE', 'DEVICE', 'COMPUTE', 'PLANNED', 'QUEUE'), rows)}\n"
+        f"{document['throughput_per_s']:.1f} frames/s, {told} the {predicted['throughput_per_s']:.1f} predicted; "
+        f"latency p50 {latency['p50']:.2f} ms, p99 {latency['p99']:.2f} ms (window {document['window']}); "
+        f"{document['frames']} frames in {document['seconds']:.1f} s from {document['source']}"
+    )
