@@ -126,6 +126,8 @@ class Infeasible(MeshError):
 
 class NodeLost(MeshError):
     code = "node-lost"
+    address: str = ""
+    """Of the node, "host:port", where whoever noticed knows it."""
 
 
 class Refused(MeshError):

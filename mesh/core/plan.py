@@ -133,6 +133,8 @@ class Deployment:
     """Where each device of the plan, and each stand-by, listens, "host:port"."""
     standbys: tuple[tuple[NodeId, ...], ...] = ()
     """Who may take over each stage, in order of preference; empty where nobody may."""
+    cause: str = ""
+    """Why this generation replaced the one before it, in words; empty where somebody deployed it."""
 
     @property
     def head(self) -> NodeId:

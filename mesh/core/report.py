@@ -39,6 +39,8 @@ class DeploymentReport:
     reason: str
     stages: tuple[StageReport, ...]
     happenings: tuple[Happening, ...]
+    is_leaving: bool = False
+    """True where it drains because its node goes down, and is to go on elsewhere."""
 
 
 @dataclass(frozen=True, slots=True)

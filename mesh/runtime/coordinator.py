@@ -23,7 +23,7 @@ from mesh.core.plan import Deployment, Fence, Plan, PlanOptions
 from mesh.core.report import DeploymentReport, NodeView
 from mesh.errors import DeploymentNotFound, MeshError, MissingExtra, NoNodes
 from mesh.runtime.fleet import Answered, Fleet
-from mesh.runtime.supervise import carry_through
+from mesh.runtime.supervise import carry_through, together
 
 Progress = Callable[[str], None]
 """Told in words what is going on; called on the event loop."""
@@ -155,13 +155,10 @@ class Coordinator:
             await self._drain(nodes, deployment)
 
     async def _drain(self, nodes: Sequence[Answered], deployment: Deployment) -> None:
-        """Head to tail, so that each stage still has somewhere to send what it holds."""
-        by_id = {node.view.capabilities.node_id: node for node in nodes}
+        """All at once: each stage works until its streams have ended, and the tail tells clients to move on."""
         key = key_of(deployment)
-        for device in deployment.plan.devices:
-            node = by_id.get(device)
-            if node is not None and _holds(node, key):
-                await node.client.drain(key)
+        holders = [node for node in nodes if _holds(node, key)]
+        await together(node.client.drain(key) for node in holders)
 
 
 def _load_deploying() -> ModuleType:

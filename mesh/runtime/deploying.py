@@ -11,11 +11,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
-from collections.abc import Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from mesh.arrays import Array
 from mesh.control.deployments import key_of
+from mesh.control.repair import choose_standbys
 from mesh.control.timing import CALL_TIMEOUT_S, DRAIN_TIMEOUT_S
 from mesh.core.costs import Costs
 from mesh.core.fleet import Link, NodeState
@@ -48,7 +49,7 @@ from mesh.planning.validate import problems
 from mesh.runtime.coordinator import Progress
 from mesh.runtime.fleet import Answered
 from mesh.runtime.proving import prove
-from mesh.runtime.supervise import carry_through
+from mesh.runtime.supervise import carry_through, together
 
 MEASURE_BUDGET_S = 1.0
 """Time that each device spends running the whole model: some tens of runs of a model fit for such devices."""
@@ -57,6 +58,9 @@ PROBE_WAIT_S = 30.0
 """A node that has just started may still be measuring itself; a slow board takes that long."""
 
 PROBE_POLL_S = 0.2
+
+MEMORY_FACTOR = 2.0
+"""A loaded segment takes about twice its file: weights once as read and once as prepacked."""
 
 TAKE_BACK_ASK_S = 1.0
 """For a node to say what it holds. Short: one of them is the reason for asking, and has been waited for already."""
@@ -216,6 +220,8 @@ async def activate(
     """
     plan, parts = await _cut_and_prove(planned, progress, feeds)
     by_id = {node.view.capabilities.node_id: node for node in nodes}
+    standbys = choose_standbys(plan, [_able(nodes, len(parts[sha256])) for sha256 in _contents(plan)])
+    devices = dict.fromkeys((*plan.devices, *(node for spare in standbys for node in spare)))
     deployment = Deployment(
         name=name,
         fence=fence,
@@ -223,24 +229,55 @@ async def activate(
         inputs=planned.model.inputs,
         outputs=planned.graph.outputs,
         boundaries=_boundaries(planned.model, planned.graph, plan),
-        addresses={device: by_id[device].view.address for device in plan.devices},
+        addresses={device: by_id[device].view.address for device in devices},
+        standbys=standbys,
     )
-    stages = [(by_id[stage.devices[0]], stage.segment.sha256) for stage in plan.stages]
+    stages = [(by_id[stage.devices[0]], sha256) for stage, sha256 in zip(plan.stages, _contents(plan), strict=True)]
     try:
         progress("sending segments")
-        await _together(_send(node, sha256, parts[sha256]) for node, sha256 in stages if sha256 is not None)
+        await together(_send(node, sha256, parts[sha256]) for node, sha256 in stages)
         # At least one node keeps the whole model, so that a new plan never depends on who deployed it.
         await _send(stages[0][0], planned.model.sha256, planned.model.data)
         progress("loading")
-        await _together(node.client.prepare(deployment) for node, _ in stages)
+        await together(node.client.prepare(deployment) for node, _ in stages)
         for node, _ in reversed(stages):  # tail first: an active stage can always send on
             await node.client.activate(key_of(deployment))
+        await _cache_ahead(by_id, deployment, parts, progress)
     except BaseException as error:  # also when whoever asked goes away: nothing may be left half done
         left = await _take_back([node for node, _ in stages], deployment)
         if isinstance(error, MeshError):
             error.hint = "; ".join(filter(None, [error.hint, left]))
         raise
     return deployment
+
+
+def _contents(plan: Plan) -> list[Sha256]:
+    """Of each stage, in running order; for a plan whose segments have been cut."""
+    return [stage.segment.sha256 for stage in plan.stages if stage.segment.sha256 is not None]
+
+
+def _able(nodes: Sequence[Answered], size_bytes: int) -> list[NodeId]:
+    """Nodes that can run models and have the memory and the disk for a segment of `size_bytes`."""
+    return [
+        told.node_id
+        for told in (node.view.capabilities for node in nodes)
+        if told.state is NodeState.READY
+        and told.can_run
+        and told.memory_available_bytes >= MEMORY_FACTOR * size_bytes
+        and told.disk_available_bytes >= size_bytes
+    ]
+
+
+async def _cache_ahead(
+    by_id: Mapping[NodeId, Answered], deployment: Deployment, parts: Mapping[Sha256, bytes], progress: Progress
+) -> None:
+    """Send each segment to its first stand-by. The deployment is in force without that, so what fails is only told."""
+    for spare, sha256 in zip(deployment.standbys, _contents(deployment.plan), strict=True):
+        for node in spare[:1]:
+            try:
+                await _send(by_id[node], sha256, parts[sha256])
+            except MeshError as error:
+                progress(f"{by_id[node].view.capabilities.name} is no stand-by yet: {error.message}")
 
 
 async def _cut_and_prove(
@@ -292,16 +329,6 @@ async def _send(node: Answered, sha256: Sha256, data: bytes) -> None:
         raise NodeLost(error.message, hint="check that it runs and can be reached") from None
     except StorageError as error:
         raise type(error)(f"{node.view.capabilities.name}: {error.message}", hint=error.hint) from None
-
-
-async def _together(works: Iterable[Coroutine[None, None, object]]) -> None:
-    """Await all of them; at the first failure the others are cancelled, and it is raised."""
-    try:
-        async with asyncio.TaskGroup() as group:
-            for work in works:
-                group.create_task(work)
-    except BaseExceptionGroup as failures:
-        raise failures.exceptions[0] from None
 
 
 async def _take_back(nodes: Sequence[Answered], deployment: Deployment) -> str:

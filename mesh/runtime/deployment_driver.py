@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 
 from mesh.control import deployments as machine
@@ -21,7 +21,7 @@ from mesh.core.messages import OpenEdge
 from mesh.core.plan import Deployment, Fence
 from mesh.core.report import DeploymentReport, Happening, StageReport
 from mesh.engines.contract import Engine, LoadOptions
-from mesh.errors import LoadFailed, MeshError, NotFound, Refused, Timeout
+from mesh.errors import LoadFailed, MeshError, Refused, Timeout
 from mesh.runtime.edge_sender import EdgeSender, Link
 from mesh.runtime.stage import Stage
 from mesh.runtime.supervise import Supervisor, carry_through
@@ -37,13 +37,16 @@ APPLY_LIMIT_S = 60.0
 DialEdge = Callable[[str], Link]
 """Opens an edge to the node at an address."""
 
+Fetch = Callable[[Sequence[Sha256], Sequence[str]], Awaitable[None]]
+"""Gets content from the nodes at these addresses where it is not here; raises `NotFound` where none of them has it."""
 
-def stage_on(deployment: Deployment, node: NodeId) -> int:
-    """Which stage of `deployment` runs on `node`; raises `Refused` if none does."""
-    for index, stage in enumerate(deployment.plan.stages):
-        if node in stage.devices:
-            return index
-    raise Refused(f"deployment {deployment.name!r} has no stage for this node ({node})")
+
+def stages_on(deployment: Deployment, node: NodeId) -> tuple[int, ...]:
+    """Which stages of `deployment` run on `node`; raises `Refused` if none does."""
+    found = tuple(index for index, stage in enumerate(deployment.plan.stages) if node in stage.devices)
+    if not found:
+        raise Refused(f"deployment {deployment.name!r} has no stage for this node ({node})")
+    return found
 
 
 class DeploymentDriver:
@@ -55,6 +58,7 @@ class DeploymentDriver:
         engine: Engine,
         options: LoadOptions,
         dial: DialEdge,
+        fetch: Fetch,
         tasks: Supervisor,
     ) -> None:
         self._node = node
@@ -63,11 +67,12 @@ class DeploymentDriver:
         self._engine = engine
         self._options = options
         self._dial = dial
+        self._fetch = fetch
         self._tasks = tasks
         self._state = Deployments()
-        self._stages: dict[Key, Stage] = {}
-        self._senders: dict[Key, asyncio.Task[None]] = {}
-        self._pinned: dict[Key, Sha256] = {}
+        self._stages: dict[Key, dict[int, Stage]] = {}
+        self._senders: dict[Key, list[asyncio.Task[None]]] = {}
+        self._pinned: dict[Key, tuple[Sha256, ...]] = {}
         self._happenings: dict[str, deque[Happening]] = {}
         self._restored: set[Key] = set()
         self._unactivated: dict[Key, asyncio.Task[None]] = {}
@@ -80,8 +85,9 @@ class DeploymentDriver:
     def state(self) -> Deployments:
         return self._state
 
-    def stage(self, key: Key) -> Stage | None:
-        return self._stages.get(key)
+    def stages(self, key: Key) -> tuple[Stage, ...]:
+        """Those of deployment `key` that are loaded here, in running order."""
+        return tuple(stage for _, stage in sorted(self._stages.get(key, {}).items()))
 
     def reports(self, name: str = "") -> list[DeploymentReport]:
         return [
@@ -91,22 +97,11 @@ class DeploymentDriver:
         ]
 
     def _report(self, key: Key, record: machine.Record) -> DeploymentReport:
-        stages: tuple[StageReport, ...] = ()
-        stage = self._stages.get(key)
-        if stage is not None:
-            counted = stage.statistics
-            stages = (
-                StageReport(
-                    stage.index,
-                    counted.frames,
-                    counted.compute_seconds,
-                    stage.throughput_per_s,
-                    counted.dropped,
-                    counted.failed,
-                ),
-            )
+        stages = tuple(_report_stage(stage) for stage in self.stages(key))
         happenings = tuple(self._happenings.get(key.name, ()))
-        return DeploymentReport(record.deployment, record.state.value, record.reason, stages, happenings)
+        return DeploymentReport(
+            record.deployment, record.state.value, record.reason, stages, happenings, record.is_kept
+        )
 
     def tell(self, name: str, text: str) -> None:
         """Note something for people who ask for this deployment's status."""
@@ -115,11 +110,11 @@ class DeploymentDriver:
     # Asking ---------------------------------------------------------------------------------------
 
     async def prepare(self, deployment: Deployment) -> float:
-        """Load this node's stage; returns the seconds it took. Raises why it could not.
+        """Load this node's stages; returns the seconds it took. Raises why it could not.
 
         Who has hung up meanwhile cannot take back what it asked for, so what is not activated in time is removed.
         """
-        stage_on(deployment, self._node)
+        stages_on(deployment, self._node)
         key = machine.key_of(deployment)
         began = time.monotonic()
         self._stop_waiting_for(key)
@@ -232,8 +227,10 @@ class DeploymentDriver:
             case machine.LoadStage(key):
                 self._tasks.spawn(self._load(key), f"load {key}")
             case machine.OpenStage(key):
-                self._stages[key].activate()
-                self.tell(key.name, f"generation {key.fence} is active")
+                for stage in self.stages(key):
+                    stage.activate()
+                cause = self._state.records[key].deployment.cause
+                self.tell(key.name, f"generation {key.fence} is active" + (f": {cause}" if cause else ""))
             case machine.DrainStage(key):
                 self._tasks.spawn(self._drain(key), f"drain {key}")
             case machine.UnloadStage(key):
@@ -251,48 +248,57 @@ class DeploymentDriver:
         blob = deployment_to_bytes(deployment)
         await asyncio.to_thread(self._store.store, deployment.name, blob, fence)
 
-    def _segment(self, key: Key) -> Sha256:
+    def _segments(self, key: Key) -> tuple[Sha256, ...]:
         deployment = self._state.records[key].deployment
-        sha256 = deployment.plan.stages[stage_on(deployment, self._node)].segment.sha256
-        if sha256 is None:
+        found = [deployment.plan.stages[index].segment.sha256 for index in stages_on(deployment, self._node)]
+        if None in found:
             raise Refused(f"deployment {key} names no content for its stage on this node")
-        return sha256
+        return tuple(sha256 for sha256 in found if sha256 is not None)
 
     async def _check_content(self, key: Key) -> None:
+        """Pin the segments of `key`, after getting from other nodes of the deployment what is not here."""
+        pinned: list[Sha256] = []
         try:
-            sha256 = self._segment(key)
-            await asyncio.to_thread(self._content.pin, sha256)
-        except NotFound:
-            event: machine.Event = machine.ContentMissing(key, f"segment {sha256[:12]}… is not in this node's store")
+            record = self._state.records.get(key)
+            if record is None:
+                return  # removed meanwhile
+            addresses = [a for node, a in record.deployment.addresses.items() if node != self._node]
+            for sha256 in self._segments(key):
+                await self._fetch((sha256,), addresses)
+                await asyncio.to_thread(self._content.pin, sha256)
+                pinned.append(sha256)
         except MeshError as error:
-            event = machine.ContentMissing(key, str(error))
+            event: machine.Event = machine.ContentMissing(key, str(error))
         else:
-            if key not in self._state.records:  # removed meanwhile: nobody would release the pin
-                await asyncio.to_thread(self._content.unpin, sha256)
-                return
-            self._pinned[key] = sha256
             event = machine.ContentFound(key)
+        if isinstance(event, machine.ContentFound) and key in self._state.records:
+            self._pinned[key] = tuple(pinned)
+        else:  # failed, or removed meanwhile: nobody else would release the pins
+            for sha256 in pinned:
+                await asyncio.to_thread(self._content.unpin, sha256)
         await self._report_outcome(key, event)
 
     async def _load(self, key: Key) -> None:
         record = self._state.records.get(key)
-        sha256 = self._pinned.get(key)
-        if record is None or sha256 is None:
+        pinned = self._pinned.get(key)
+        if record is None or pinned is None:
             return  # removed meanwhile
         deployment = record.deployment
-        index = stage_on(deployment, self._node)
+        loaded: dict[int, Stage] = {}
         try:
-            path: Path = await asyncio.to_thread(self._content.path, sha256)
-            session = await asyncio.to_thread(self._engine.load, path, self._options)
-            stage = Stage(deployment, index, session, self._edge_from(deployment, index))
+            for index, sha256 in zip(stages_on(deployment, self._node), pinned, strict=True):
+                path: Path = await asyncio.to_thread(self._content.path, sha256)
+                session = await asyncio.to_thread(self._engine.load, path, self._options)
+                loaded[index] = Stage(deployment, index, session, self._edge_from(deployment, index))
         except MeshError as error:
+            await _close_all(loaded)
             await self._report_outcome(key, machine.LoadingFailed(key, str(error)))
             return
         if key not in self._pinned:
-            await stage.close()  # removed while it was loading
+            await _close_all(loaded)  # removed while it was loading
             return
-        self._stages[key] = stage
-        self._senders[key] = self._tasks.spawn(stage.run(), f"stage {index} of {key}")
+        self._stages[key] = loaded
+        self._senders[key] = [self._tasks.spawn(s.run(), f"stage {index} of {key}") for index, s in loaded.items()]
         await self._report_outcome(key, machine.Loaded(key))
         if key in self._restored:
             self._restored.discard(key)
@@ -312,6 +318,7 @@ class DeploymentDriver:
             OpenEdge(deployment.name, deployment.fence, index + 1),
             f"node {target[:8]} at {address}",
             self._tasks.spawn,
+            address=address,
         )
 
     async def _report_outcome(self, key: Key, event: machine.Event) -> None:
@@ -321,17 +328,31 @@ class DeploymentDriver:
             self.tell(key.name, f"generation {key.fence} failed: {record.reason}")
 
     async def _drain(self, key: Key) -> None:
-        stage = self._stages.get(key)
-        if stage is not None:
+        for stage in self.stages(key):  # head first: each has somewhere to send what it holds
             await stage.drain()
         await self.apply(machine.Drained(key))
 
     async def _unload(self, key: Key) -> None:
         self._stop_waiting_for(key)
-        stage = self._stages.pop(key, None)
-        if stage is not None:
-            self._senders.pop(key).cancel()
-            await stage.close()
-        sha256 = self._pinned.pop(key, None)
-        if sha256 is not None:
+        for sender in self._senders.pop(key, ()):
+            sender.cancel()
+        await _close_all(self._stages.pop(key, {}))
+        for sha256 in self._pinned.pop(key, ()):
             await asyncio.to_thread(self._content.unpin, sha256)
+
+
+async def _close_all(stages: Mapping[int, Stage]) -> None:
+    for stage in stages.values():
+        await stage.close()
+
+
+def _report_stage(stage: Stage) -> StageReport:
+    counted = stage.statistics
+    return StageReport(
+        stage.index,
+        counted.frames,
+        counted.compute_seconds,
+        stage.throughput_per_s,
+        counted.dropped,
+        counted.failed,
+    )

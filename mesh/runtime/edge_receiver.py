@@ -21,6 +21,7 @@ from mesh.core.messages import (
     Acknowledge,
     CloseStream,
     Credit,
+    Draining,
     EdgeAccepted,
     Heartbeat,
     Message,
@@ -279,6 +280,9 @@ class ResultsSender:
 
     def deliver(self, frame: Frame) -> None:
         self._outgoing.put(frame)
+
+    def tell_draining(self) -> None:
+        self._outgoing.put(Draining())
 
     def close(self, error: MeshError | None) -> None:
         self._is_closed = True

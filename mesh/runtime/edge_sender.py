@@ -61,7 +61,7 @@ def _ignore_closed(stream: int, error: MeshError | None) -> None:
 
 
 class EdgeSender:
-    """`peer` names the other side in errors, e.g. "node 1f3a… at 10.0.0.7:50071"."""
+    """`peer` names the other side in errors, e.g. "node 1f3a… at 10.0.0.7:50071"; `address` is where that is."""
 
     def __init__(
         self,
@@ -70,7 +70,9 @@ class EdgeSender:
         peer: str,
         spawn: Spawn,
         now: Callable[[], float] = time.monotonic,
+        address: str = "",
     ) -> None:
+        self._address = address
         self._dial = dial
         self._open_edge = open_edge
         self._peer = peer
@@ -98,15 +100,23 @@ class EdgeSender:
                 window = SendWindow(accepted.credit_bytes)
             except TimeoutError:
                 link.cancel()
-                raise NodeLost(f"{self._peer} did not answer within {DIAL_TIMEOUT_S:g} s") from None
-            except BaseException:
+                lost = NodeLost(f"{self._peer} did not answer within {DIAL_TIMEOUT_S:g} s")
+                raise self._name_it(lost) from None
+            except BaseException as error:
                 link.cancel()
+                self._name_it(error)
                 raise
             connection = _Connection(link, window, Liveness(self._now()))
             self._connection = connection
             self._spawn(self._read(connection), f"edge to {self._peer}: read")
             self._spawn(self._watch(connection), f"edge to {self._peer}: watch")
             return connection
+
+    def _name_it(self, error: BaseException) -> BaseException:
+        """Say which node is lost, unless a node further down is."""
+        if isinstance(error, NodeLost) and not error.address:
+            error.address = self._address
+        return error
 
     async def open_stream(self, info: OpenStream) -> None:
         """Open a stream over this edge; returns when every stage after it has accepted."""
@@ -229,6 +239,7 @@ class EdgeSender:
         if connection.is_lost:
             return
         connection.is_lost = True
+        self._name_it(error)
         if self._connection is connection:
             self._connection = None
         connection.link.cancel()

@@ -102,6 +102,9 @@ class FrameSource:
     def deliver(self, frame: Frame) -> None:
         self._take(frame)
 
+    def tell_draining(self) -> None:
+        """It ends by itself within its seconds, and is closed where that takes longer than draining may."""
+
     def close(self, error: MeshError | None) -> None:
         self.close_stream(self._stream, error)
 

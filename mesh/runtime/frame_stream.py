@@ -28,6 +28,7 @@ from mesh.core.frame import Frame, Hop, Outcome, StreamClass
 from mesh.core.messages import (
     Acknowledge,
     CloseStream,
+    Draining,
     Heartbeat,
     OpenEdge,
     OpenResults,
@@ -323,7 +324,7 @@ class FrameStream:
                     case CloseStream(_, error):
                         self._fail(error or NodeLost(f"{peer} ended the stream"))
                         return
-                    case Heartbeat():
+                    case Heartbeat() | Draining():
                         pass
                     case _:
                         raise ProtocolViolation(f"{peer} sent {type(message).__name__} among answers")

@@ -12,6 +12,7 @@ import contextlib
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from mesh import __version__
@@ -24,6 +25,7 @@ from mesh.engines import make_engine
 from mesh.engines.contract import LoadOptions
 from mesh.errors import MeshError, Overloaded, ProtocolViolation, UsageError
 from mesh.hardware.probe import ProbeResult, StaticFacts, run_probe, static_facts
+from mesh.runtime.content_fetch import fetch_content
 from mesh.runtime.deployment_driver import DeploymentDriver
 from mesh.runtime.edge_sender import Link
 from mesh.runtime.node_service import NodeService
@@ -117,8 +119,11 @@ class Node:
         engine = make_engine(self._settings.engine)
         facts = static_facts(self._settings.data_dir)
         options = LoadOptions(threads=self._settings.threads or max(1, int(facts.cores)))
-        driver = DeploymentDriver(self._identity.node_id, self._content, store, engine, options, self._dial_edge, tasks)
-        return driver, NodeService(self._capabilities, driver, self._content, engine, options, self._client)
+        fetch = partial(fetch_content, self._content, self._client)
+        driver = DeploymentDriver(
+            self._identity.node_id, self._content, store, engine, options, self._dial_edge, fetch, tasks
+        )
+        return driver, NodeService(self._capabilities, driver, self._content, engine, options, self._client, fetch)
 
     def _capabilities(self) -> Capabilities:
         facts: StaticFacts = static_facts(self._settings.data_dir)

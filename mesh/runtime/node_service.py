@@ -29,7 +29,7 @@ from mesh.errors import (
     StaleGeneration,
     UsageError,
 )
-from mesh.runtime.deployment_driver import DeploymentDriver
+from mesh.runtime.deployment_driver import DeploymentDriver, Fetch
 from mesh.runtime.edge_receiver import EdgeReceiver, ResultsSender, ServerLink
 from mesh.runtime.frame_source import FrameSource
 from mesh.runtime.measure import measure_link, measure_model
@@ -63,6 +63,7 @@ class NodeService:
         engine: Engine,
         options: LoadOptions,
         client: Callable[[str], NodeClient],
+        fetch: Fetch,
     ) -> None:
         self._capabilities = capabilities
         self._driver = driver
@@ -70,6 +71,7 @@ class NodeService:
         self._engine = engine
         self._options = options
         self._client = client
+        self._fetch = fetch
         self._measuring = asyncio.Lock()
         self._introductions = Introductions()
         self._sources = 0
@@ -162,6 +164,11 @@ class NodeService:
         finally:
             self._content.unpin(digest)
 
+    async def fetch_content(self, digests: Sequence[str], addresses: Sequence[str]) -> None:
+        if max(len(digests), len(addresses)) > MAX_CONTENT_QUERY:
+            raise ProtocolViolation(f"{len(digests)} digests from {len(addresses)} nodes, above {MAX_CONTENT_QUERY}")
+        await self._fetch([check_sha256(digest) for digest in digests], addresses)
+
     # Streams --------------------------------------------------------------------------------------
 
     async def serve_edge(self, link: ServerLink, peer: str) -> None:
@@ -177,12 +184,15 @@ class NodeService:
         record = self._driver.state.records.get(key)
         if record is None or record.state not in (DeploymentState.ACTIVE, DeploymentState.DRAINING):
             raise self._why_not(key)
-        stage = self._driver.stage(key)
-        if stage is None:
+        stages = self._driver.stages(key)
+        if not stages:
             raise Refused(f"deployment {key} is being removed")
-        if isinstance(opening, OpenEdge) and opening.stage != stage.index:
-            raise Refused(f"stage {opening.stage} of deployment {key} is not on this node, stage {stage.index} is")
-        return stage
+        wanted = opening.stage if isinstance(opening, OpenEdge) else len(record.deployment.plan.stages) - 1
+        for stage in stages:
+            if stage.index == wanted:
+                return stage
+        here = " and ".join(str(stage.index) for stage in stages)
+        raise Refused(f"stage {wanted} of deployment {key} is not on this node, stage {here} is")
 
     def _why_not(self, key: Key) -> MeshError:
         highest = self._driver.state.fences.get(key.name)

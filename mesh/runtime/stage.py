@@ -19,7 +19,6 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
 
 from mesh.control.flow import Inbox
 from mesh.control.timing import DRAIN_TIMEOUT_S
@@ -31,6 +30,7 @@ from mesh.engines.contract import Session
 from mesh.errors import DeploymentNotFound, MeshError, Overloaded, ProtocolViolation, Refused
 from mesh.runtime.edge_sender import EdgeSender
 from mesh.runtime.engine_host import Completion, EngineHost
+from mesh.runtime.stage_ports import Sink, Upstream
 from mesh.runtime.stage_wiring import wire_tensors
 
 ENGINE_DEPTH = 2
@@ -53,22 +53,6 @@ RATE_HORIZON_S = 5.0
 
 EWMA_WEIGHT = 0.1
 """Of the newest compute time in the running mean: the last ten or so frames count."""
-
-
-class Upstream(Protocol):
-    """Whoever sends frames into this stage."""
-
-    def consumed(self, size_bytes: int) -> None: ...
-
-    def close_stream(self, stream: int, error: MeshError | None) -> None: ...
-
-
-class Sink(Protocol):
-    """A consumer's results link at the tail."""
-
-    def deliver(self, frame: Frame) -> None: ...
-
-    def close(self, error: MeshError | None) -> None: ...
 
 
 @dataclass(slots=True)
@@ -380,8 +364,10 @@ class Stage:
         return (len(times) - 1) / max(times[-1] - times[0], 1e-9)
 
     async def drain(self, grace_s: float = DRAIN_TIMEOUT_S) -> None:
-        """Take no new streams, give the open ones `grace_s` to end, then close them with an error."""
+        """Take no new streams, tell consumers, give open streams `grace_s` to end, then close them with an error."""
         self._is_accepting = False
+        for sink in self._sinks.values():
+            sink.tell_draining()
         try:
             await asyncio.wait_for(self._idle.wait(), grace_s)
         except TimeoutError:

@@ -8,7 +8,7 @@ where they arise.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterable
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -31,6 +31,16 @@ async def carry_through(work: Coroutine[Any, Any, Result], limit_s: float) -> Re
         running.exception()  # seen: the cancellation goes first
         raise interruption
     return running.result()[0]
+
+
+async def together(works: Iterable[Coroutine[None, None, object]]) -> None:
+    """Await all of them; at the first failure the others are cancelled, and it is raised."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            for work in works:
+                group.create_task(work)
+    except BaseExceptionGroup as failures:
+        raise failures.exceptions[0] from None
 
 
 class Supervisor:

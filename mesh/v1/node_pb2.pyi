@@ -131,18 +131,20 @@ class StageStatus(_message.Message):
     def __init__(self, stage: _Optional[int] = ..., frames: _Optional[int] = ..., compute_seconds: _Optional[float] = ..., throughput_per_s: _Optional[float] = ..., dropped: _Optional[int] = ..., failed: _Optional[int] = ...) -> None: ...
 
 class DeploymentStatus(_message.Message):
-    __slots__ = ("deployment", "state", "reason", "stages", "events")
+    __slots__ = ("deployment", "state", "reason", "stages", "events", "leaving")
     DEPLOYMENT_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
     STAGES_FIELD_NUMBER: _ClassVar[int]
     EVENTS_FIELD_NUMBER: _ClassVar[int]
+    LEAVING_FIELD_NUMBER: _ClassVar[int]
     deployment: _plan_pb2.Deployment
     state: DeploymentState
     reason: str
     stages: _containers.RepeatedCompositeFieldContainer[StageStatus]
     events: _containers.RepeatedCompositeFieldContainer[Event]
-    def __init__(self, deployment: _Optional[_Union[_plan_pb2.Deployment, _Mapping]] = ..., state: _Optional[_Union[DeploymentState, str]] = ..., reason: _Optional[str] = ..., stages: _Optional[_Iterable[_Union[StageStatus, _Mapping]]] = ..., events: _Optional[_Iterable[_Union[Event, _Mapping]]] = ...) -> None: ...
+    leaving: bool
+    def __init__(self, deployment: _Optional[_Union[_plan_pb2.Deployment, _Mapping]] = ..., state: _Optional[_Union[DeploymentState, str]] = ..., reason: _Optional[str] = ..., stages: _Optional[_Iterable[_Union[StageStatus, _Mapping]]] = ..., events: _Optional[_Iterable[_Union[Event, _Mapping]]] = ..., leaving: bool = ...) -> None: ...
 
 class Event(_message.Message):
     __slots__ = ("time", "text")

@@ -102,7 +102,7 @@ class Boundary(_message.Message):
     def __init__(self, tensors: _Optional[_Iterable[_Union[_tensor_pb2.TensorSpec, _Mapping]]] = ...) -> None: ...
 
 class Deployment(_message.Message):
-    __slots__ = ("name", "term", "generation", "plan", "inputs", "outputs", "boundaries", "addresses", "standbys")
+    __slots__ = ("name", "term", "generation", "plan", "inputs", "outputs", "boundaries", "addresses", "standbys", "cause")
     class AddressesEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -119,6 +119,7 @@ class Deployment(_message.Message):
     BOUNDARIES_FIELD_NUMBER: _ClassVar[int]
     ADDRESSES_FIELD_NUMBER: _ClassVar[int]
     STANDBYS_FIELD_NUMBER: _ClassVar[int]
+    CAUSE_FIELD_NUMBER: _ClassVar[int]
     name: str
     term: int
     generation: int
@@ -128,7 +129,8 @@ class Deployment(_message.Message):
     boundaries: _containers.RepeatedCompositeFieldContainer[Boundary]
     addresses: _containers.ScalarMap[str, str]
     standbys: _containers.RepeatedCompositeFieldContainer[Standbys]
-    def __init__(self, name: _Optional[str] = ..., term: _Optional[int] = ..., generation: _Optional[int] = ..., plan: _Optional[_Union[Plan, _Mapping]] = ..., inputs: _Optional[_Iterable[_Union[_tensor_pb2.TensorSpec, _Mapping]]] = ..., outputs: _Optional[_Iterable[_Union[_tensor_pb2.TensorSpec, _Mapping]]] = ..., boundaries: _Optional[_Iterable[_Union[Boundary, _Mapping]]] = ..., addresses: _Optional[_Mapping[str, str]] = ..., standbys: _Optional[_Iterable[_Union[Standbys, _Mapping]]] = ...) -> None: ...
+    cause: str
+    def __init__(self, name: _Optional[str] = ..., term: _Optional[int] = ..., generation: _Optional[int] = ..., plan: _Optional[_Union[Plan, _Mapping]] = ..., inputs: _Optional[_Iterable[_Union[_tensor_pb2.TensorSpec, _Mapping]]] = ..., outputs: _Optional[_Iterable[_Union[_tensor_pb2.TensorSpec, _Mapping]]] = ..., boundaries: _Optional[_Iterable[_Union[Boundary, _Mapping]]] = ..., addresses: _Optional[_Mapping[str, str]] = ..., standbys: _Optional[_Iterable[_Union[Standbys, _Mapping]]] = ..., cause: _Optional[str] = ...) -> None: ...
 
 class Standbys(_message.Message):
     __slots__ = ("node_ids",)

@@ -159,11 +159,11 @@ class NodeClient:
 
     # Content --------------------------------------------------------------------------------------
 
-    async def has_content(self, digests: Iterable[Sha256]) -> set[str]:
+    async def has_content(self, digests: Iterable[Sha256], timeout_s: float = CALL_TIMEOUT_S) -> set[str]:
         """Those of `digests` that the node holds."""
         with translate_rpc_errors(self._peer):
             request = node_pb2.HasContentRequest(sha256=list(digests))
-            answer = await self._content.HasContent(request, timeout=CALL_TIMEOUT_S)
+            answer = await self._content.HasContent(request, timeout=timeout_s)
         return set(answer.sha256)
 
     async def put_content(self, sha256: Sha256, data: bytes) -> None:
@@ -179,13 +179,18 @@ class NodeClient:
                 announcement = node_pb2.PutContentRequest(sha256=sha256, total_bytes=len(data))
                 await self._content.PutContent(_only(announcement), timeout=CALL_TIMEOUT_S)
 
-    async def get_content(self, sha256: Sha256) -> bytes:
+    async def get_content(self, sha256: Sha256) -> AsyncIterator[tuple[int, bytes]]:
+        """Size of the whole and the next piece, at least once; raises `NotFound` where the node does not have it."""
         with translate_rpc_errors(self._peer):
-            pieces = []
             call = self._content.GetContent(node_pb2.GetContentRequest(sha256=sha256), timeout=LOAD_TIMEOUT_S)
             async for answer in call:
-                pieces.append(answer.chunk)
-        return b"".join(pieces)
+                yield answer.total_bytes, answer.chunk
+
+    async def fetch_content(self, digests: Iterable[Sha256], addresses: Iterable[str]) -> None:
+        """Have the node get content from others; raises what keeps it from that."""
+        with translate_rpc_errors(self._peer):
+            request = node_pb2.FetchContentRequest(sha256=list(digests), addresses=list(addresses))
+            await self._content.FetchContent(request, timeout=LOAD_TIMEOUT_S)
 
     # Streams --------------------------------------------------------------------------------------
 

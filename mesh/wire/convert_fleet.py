@@ -160,7 +160,7 @@ def _never_answered(address: str) -> Capabilities:
 
 def report_to_proto(report: DeploymentReport) -> node_pb2.DeploymentStatus:
     """What a node says."""
-    return _fill_report(node_pb2.DeploymentStatus(), report)
+    return _fill_report(node_pb2.DeploymentStatus(leaving=report.is_leaving), report)
 
 
 def report_to_view(report: DeploymentReport) -> coordinator_pb2.DeploymentView:
@@ -202,6 +202,7 @@ def report_from_proto(
         reason=check_text(proto.reason, "report.reason"),
         stages=check_list(proto.stages, MAX_STAGES, "report.stages", _stage_report_from_proto),
         happenings=check_list(proto.events, MAX_HAPPENINGS, "report.events", _happening_from_proto),
+        is_leaving=isinstance(proto, node_pb2.DeploymentStatus) and proto.leaving,
     )
 
 

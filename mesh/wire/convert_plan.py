@@ -11,7 +11,7 @@ from typing import cast
 from mesh.core.ids import DeploymentName, NodeId, check_name
 from mesh.core.plan import Alternative, Deployment, Fence, Objective, Plan, Prediction, Segment, Stage
 from mesh.core.tensor import MAX_RANK, Dimension, DType, TensorSpec
-from mesh.errors import MeshError, ProtocolViolation, from_code
+from mesh.errors import MeshError, NodeLost, ProtocolViolation, from_code
 from mesh.v1 import plan_pb2, tensor_pb2
 from mesh.wire.door_checks import (
     check_address,
@@ -54,6 +54,7 @@ def error_to_proto(error: MeshError) -> tensor_pb2.Error:
         code=error.code,
         message=cut_text(error.message, MAX_ERROR_BYTES).decode(),
         hint=cut_text(error.hint, MAX_ERROR_BYTES).decode(),
+        address=error.address if isinstance(error, NodeLost) else "",
     )
 
 
@@ -62,7 +63,10 @@ def error_from_proto(proto: tensor_pb2.Error) -> MeshError:
     check_text(proto.code, "error.code", MAX_CODE_BYTES)
     check_text(proto.message, "error.message", MAX_ERROR_BYTES)
     check_text(proto.hint, "error.hint", MAX_ERROR_BYTES)
-    return from_code(proto.code, proto.message, proto.hint)
+    error = from_code(proto.code, proto.message, proto.hint)
+    if isinstance(error, NodeLost) and proto.address:
+        error.address = check_address(proto.address, "error.address")
+    return error
 
 
 def tensor_spec_to_proto(spec: TensorSpec) -> tensor_pb2.TensorSpec:
@@ -233,6 +237,7 @@ def deployment_to_proto(deployment: Deployment) -> plan_pb2.Deployment:
         ],
         addresses={str(node_id): address for node_id, address in deployment.addresses.items()},
         standbys=[plan_pb2.Standbys(node_ids=node_ids) for node_ids in deployment.standbys],
+        cause=deployment.cause,
     )
 
 
@@ -252,6 +257,7 @@ def deployment_from_proto(proto: plan_pb2.Deployment) -> Deployment:
         boundaries=boundaries,
         addresses=_addresses_from_proto(proto, plan),
         standbys=_standbys_from_proto(proto, plan),
+        cause=check_text(proto.cause, "deployment.cause"),
     )
 
 

@@ -22,6 +22,7 @@ from mesh.core.report import DeploymentReport, MeasuredModel
 from mesh.errors import ListenError, ProtocolViolation
 from mesh.v1 import node_pb2, node_pb2_grpc
 from mesh.wire import convert, convert_measurement
+from mesh.wire.door_checks import check_address
 from mesh.wire.ended_calls import await_ended_calls
 from mesh.wire.frame_codec import FrameAssembler
 from mesh.wire.links import AcceptedLink
@@ -53,6 +54,7 @@ class NodeHandlers(Protocol):
     async def has_content(self, digests: Sequence[str]) -> list[Sha256]: ...
     async def put_content(self, sha256: str, total_bytes: int, chunks: AsyncIterator[bytes]) -> None: ...
     def get_content(self, sha256: str) -> AsyncIterator[tuple[int, bytes]]: ...
+    async def fetch_content(self, digests: Sequence[str], addresses: Sequence[str]) -> None: ...
     async def serve_edge(self, link: Any, peer: str) -> None: ...
     async def serve_results(self, link: Any, peer: str) -> None: ...
 
@@ -241,3 +243,9 @@ class _ContentServicer(node_pb2_grpc.ContentServiceServicer):
         async with answer_errors(context):
             async for total_bytes, chunk in self._handlers.get_content(request.sha256):
                 yield node_pb2.GetContentResponse(total_bytes=total_bytes, chunk=chunk)
+
+    async def FetchContent(self, request: Any, context: Any) -> Any:
+        async with answer_errors(context):
+            addresses = [check_address(address, "addresses") for address in request.addresses]
+            await self._handlers.fetch_content(list(request.sha256), addresses)
+            return node_pb2.FetchContentResponse()

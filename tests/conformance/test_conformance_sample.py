@@ -14,9 +14,10 @@ from tests.conformance.loopback_backend import LoopbackMesh
 from tests.conformance.onnx_cases import KINDS, Case, load_cases, sample
 
 SAMPLE = 60
-MUST_PASS = 40
-MUST_PASS_CUT = 10
-"""Well below what the sample has: fewer would mean that cases are passed over, not that they pass."""
+MUST_PASS = 30
+MUST_PASS_CUT = 8
+"""Fewer would mean that cases are passed over, not that they pass. The oldest ONNX Runtime that is allowed has 34 and
+10 with the newest cases, most others above 40."""
 
 
 def make_case(expected: float, kind: str = "tensor") -> Case:

@@ -42,9 +42,9 @@ class FakeNode:
     damages: tuple[Damage, ...] = ()
 
     def stage(self, deployment: Deployment) -> Stage:
-        stage = self.driver.stage(key_of(deployment))
-        assert stage is not None, f"{deployment.name} is not loaded on {self.address}"
-        return stage
+        stages = self.driver.stages(key_of(deployment))
+        assert stages, f"{deployment.name} is not loaded on {self.address}"
+        return stages[0]
 
     async def states(self) -> dict[Key, str]:
         reports, _ = await self.client.list_deployments()
@@ -130,9 +130,9 @@ class FakeMesh:
     async def is_clean(self, deployment: Deployment) -> None:
         """Wait until no stream and no consumer is left on any node of `deployment`."""
         for node in self.nodes:
-            stage = node.driver.stage(key_of(deployment))
-            if stage is not None and not node.task.done():
-                await until(lambda: not stage._streams and not stage._sinks, "an empty stage")  # noqa: B023
+            for stage in node.driver.stages(key_of(deployment)):
+                if not node.task.done():
+                    await until(lambda: not stage._streams and not stage._sinks, "an empty stage")  # noqa: B023
 
 
 @contextlib.asynccontextmanager

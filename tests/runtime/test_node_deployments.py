@@ -132,7 +132,7 @@ async def test_another_content_under_the_same_generation_and_a_foreign_plan_are_
 @pytest.mark.parametrize(
     ("model", "is_sent", "text"),
     [
-        (MODEL, False, "is not in this node's store"),
+        (MODEL, False, "is not on this node"),
         (replace(MODEL, load_failure="an operator of tomorrow"), True, "an operator of tomorrow"),
         (add_one("another", "y"), True, "no edge carries"),
     ],

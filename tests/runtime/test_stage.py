@@ -20,7 +20,6 @@ from mesh.engines.contract import LoadOptions
 from mesh.engines.fake import FakeModel, Operation
 from mesh.errors import (
     DeploymentNotFound,
-    MeshError,
     ModelInvalid,
     Overloaded,
     ProtocolViolation,
@@ -43,6 +42,7 @@ from tests.runtime.fake_models import (
     zeros,
 )
 from tests.runtime.loopback_link import MemoryChain, open_memory_chain
+from tests.runtime.played_ends import Consumer, Sender
 
 LIVE = StreamOptions(StreamClass.LIVE)
 
@@ -194,34 +194,6 @@ async def test_frames_that_others_superseded_do_not_keep_their_bytes() -> None:
         gc.collect()
         alive = sum(payload() is not None for payload in payloads)
         assert alive <= ENGINE_DEPTH + 3, f"{alive} payloads, although credit for all was given back"
-
-
-@dataclass
-class Sender:
-    """An `Upstream` that notes what it is told."""
-
-    consumed_bytes: int = 0
-    closed: dict[int, MeshError | None] = field(default_factory=dict)
-
-    def consumed(self, size_bytes: int) -> None:
-        self.consumed_bytes += size_bytes
-
-    def close_stream(self, stream: int, error: MeshError | None) -> None:
-        self.closed[stream] = error
-
-
-@dataclass
-class Consumer:
-    """A `Sink` that keeps what it gets."""
-
-    frames: list[Frame] = field(default_factory=list)
-    end: list[MeshError | None] = field(default_factory=list)
-
-    def deliver(self, frame: Frame) -> None:
-        self.frames.append(frame)
-
-    def close(self, error: MeshError | None) -> None:
-        self.end.append(error)
 
 
 @dataclass

@@ -1,0 +1,26 @@
+"""What a stage talks to on both of its sides: implemented by edges, consumers and sources, known to the stage."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from mesh.core.frame import Frame
+from mesh.errors import MeshError
+
+
+class Upstream(Protocol):
+    """Whoever sends frames into this stage."""
+
+    def consumed(self, size_bytes: int) -> None: ...
+
+    def close_stream(self, stream: int, error: MeshError | None) -> None: ...
+
+
+class Sink(Protocol):
+    """A consumer's results link at the tail."""
+
+    def deliver(self, frame: Frame) -> None: ...
+
+    def tell_draining(self) -> None: ...
+
+    def close(self, error: MeshError | None) -> None: ...

@@ -1,0 +1,144 @@
+"""Going on after a loss: real nodes on loopback, a stage moved to a stand-by by whoever notices first."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from mesh.control.deployments import key_of
+from mesh.control.repair import choose_standbys
+from mesh.core.plan import Deployment, Fence
+from mesh.errors import DeploymentNotFound, NodeLost
+from mesh.runtime.repairing import Repairer
+from tests.runtime.fake_mesh import FakeMesh, FakeNode, open_mesh
+from tests.runtime.fake_models import FIRST, chain, digest_of, make_deployment, until, values_of, vector
+
+MODELS = chain(3)
+
+
+@pytest.fixture
+async def fleet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[FakeMesh]:
+    async with open_mesh(tmp_path, monkeypatch, 4) as fleet:
+        yield fleet
+
+
+async def put(fleet: FakeMesh, nodes: Sequence[FakeNode], fence: Fence = FIRST) -> Deployment:
+    """A chain over `nodes`, with all other nodes of the fleet as stand-bys, which hold nothing yet."""
+    everyone = {node.node_id: node.address for node in fleet.nodes}
+    made = make_deployment(MODELS, {node.node_id: node.address for node in nodes}, name="chain", fence=fence)
+    standbys = choose_standbys(made.plan, [tuple(everyone)] * len(MODELS))
+    deployment = replace(made, addresses=everyone, standbys=standbys)
+    await fleet.put(deployment, MODELS)
+    return deployment
+
+
+def make_repairer(fleet: FakeMesh) -> Repairer:
+    return Repairer(fleet.client, None, fleet.tasks.spawn)
+
+
+async def crash(node: FakeNode) -> None:
+    node.task.cancel()
+    await asyncio.wait({node.task})
+
+
+async def compute(fleet: FakeMesh, deployment: Deployment, value: float) -> list[float]:
+    async with fleet.stream(deployment) as stream:
+        await stream.send([vector(value)])
+        stream.finish()
+        return [number async for answer in stream.answers() for number in values_of(answer.tensors)]
+
+
+async def hold_content(fleet: FakeMesh, deployment: Deployment) -> None:
+    """As deploying does: the first stand-by of each stage has its segment."""
+    for model, spare in zip(MODELS, deployment.standbys, strict=True):
+        await fleet.client(deployment.addresses[spare[0]]).put_content(digest_of(model), model.to_bytes())
+
+
+@pytest.mark.parametrize("lost", [0, 1, 2])
+async def test_a_stage_of_a_lost_node_moves_to_its_standby(fleet: FakeMesh, lost: int) -> None:
+    deployment = await put(fleet, fleet.nodes[:3])
+    await hold_content(fleet, deployment)
+    await crash(fleet.nodes[lost])
+    repaired = await make_repairer(fleet).recover(deployment, NodeLost("gone"))
+    assert repaired.fence == Fence(deployment.fence.term, deployment.fence.generation + 1)
+    assert repaired.plan.stages[lost].devices == (fleet.nodes[3].node_id,)
+    assert await compute(fleet, repaired, 1.0) == [4.0]
+    survivors = [node for index, node in enumerate(fleet.nodes) if index != lost]
+    for node in survivors:
+        await until(lambda node=node: list(node.driver.state.records) == [key_of(repaired)], "only the new generation")
+    told = [happening.text for happening in fleet.nodes[3].driver.reports("chain")[0].happenings]
+    assert any(f"stage {lost} moved from" in text for text in told)
+
+
+async def test_everybody_who_repairs_at_once_ends_with_the_same(fleet: FakeMesh) -> None:
+    deployment = await put(fleet, fleet.nodes[:3])
+    await hold_content(fleet, deployment)
+    await crash(fleet.nodes[1])
+    found = await asyncio.gather(*(make_repairer(fleet).recover(deployment, NodeLost("gone")) for _ in range(4)))
+    assert len({repaired.fence for repaired in found}) == 1
+    assert await compute(fleet, found[0], 1.0) == [4.0]
+
+
+async def test_losses_one_after_the_other_until_nobody_is_left(fleet: FakeMesh) -> None:
+    deployment = await put(fleet, fleet.nodes[:3])
+    await hold_content(fleet, deployment)
+    repairer = make_repairer(fleet)
+    for index in (0, 2):
+        await crash(fleet.nodes[index])
+        deployment = await repairer.recover(deployment, NodeLost("gone"))
+        assert await compute(fleet, deployment, 2.0) == [5.0]
+        alive = [node for node in fleet.nodes if not node.task.done()]
+        await until(partial(all_have_their_parts, deployment, alive), "stand-bys that hold their segments")
+    await crash(fleet.nodes[1])
+    await crash(fleet.nodes[3])
+    with pytest.raises(NodeLost, match="nobody can take over"):
+        await repairer.recover(deployment, NodeLost("gone"))
+
+
+def all_have_their_parts(deployment: Deployment, nodes: Sequence[FakeNode]) -> bool:
+    return all(has_its_part(deployment, node) for node in nodes)
+
+
+def has_its_part(deployment: Deployment, node: FakeNode) -> bool:
+    """Whether it holds what the deployment wants it to hold ahead of time."""
+    wanted = [m for m, spare in zip(MODELS, deployment.standbys, strict=True) if node.node_id in spare[:1]]
+    return all(node.driver._content.has(digest_of(model)) for model in wanted)
+
+
+async def test_a_generation_that_is_in_force_is_taken_not_repaired(fleet: FakeMesh) -> None:
+    old = await put(fleet, fleet.nodes[:3])
+    assert await make_repairer(fleet).recover(old, NodeLost("a connection broke")) == old
+    new = await put(fleet, fleet.nodes[1:], Fence(FIRST.term, FIRST.generation + 1))
+    assert await make_repairer(fleet).recover(old, None) == new
+
+
+async def test_a_node_that_only_its_neighbour_cannot_reach_is_left_out_the_second_time(fleet: FakeMesh) -> None:
+    deployment = await put(fleet, fleet.nodes[:3])
+    await hold_content(fleet, deployment)
+    lost = NodeLost("no way from one to the other")
+    lost.address = fleet.nodes[1].address
+    repairer = make_repairer(fleet)
+    assert await repairer.recover(deployment, lost) == deployment
+    repaired = await repairer.recover(deployment, lost)
+    assert fleet.nodes[1].node_id not in repaired.plan.devices
+    assert await compute(fleet, repaired, 1.0) == [4.0]
+
+
+async def test_what_was_removed_is_not_brought_back(fleet: FakeMesh) -> None:
+    deployment = await put(fleet, fleet.nodes[:3])
+    for node in fleet.nodes[:2]:
+        await node.client.drain(key_of(deployment))
+    with pytest.raises(DeploymentNotFound, match="was removed"):
+        await make_repairer(fleet).recover(deployment, DeploymentNotFound("removed"))
+
+
+async def test_without_the_content_anywhere_the_reason_is_told(fleet: FakeMesh) -> None:
+    deployment = await put(fleet, fleet.nodes[:3])
+    await crash(fleet.nodes[1])
+    with pytest.raises(NodeLost):
+        await make_repairer(fleet).recover(deployment, NodeLost("gone"))
