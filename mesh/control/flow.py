@@ -1,4 +1,4 @@
-"""Flow control of the data plane, sans I/O: windows, credits, order, and newest-wins.
+"""Flow control of the data plane, sans I/O: windows, credits, and newest-wins.
 
 Two mechanisms, because either alone fails: an end-to-end window of frames per stream (`FrameWindow`,
 kept by the client) bounds what one slow consumer can hold in the mesh; byte credits per edge
@@ -111,36 +111,6 @@ class FrameWindow:
         if sequence not in self._unanswered:
             raise ProtocolViolation(f"an answer to frame {sequence}, which is not in flight")
         self._unanswered.remove(sequence)
-
-
-class Reorder(Generic[Item]):
-    """Restores sequence order at the consumer; holds at most `capacity` items that came early."""
-
-    def __init__(self, capacity: int, first_sequence: int = 0) -> None:
-        self.capacity = capacity
-        self.next_sequence = first_sequence
-        self._early: dict[int, Item] = {}
-
-    def __len__(self) -> int:
-        return len(self._early)
-
-    def push(self, sequence: int, item: Item) -> list[Item]:
-        """Accept one item; returns those that are now due, in order."""
-        if sequence < self.next_sequence or sequence in self._early:
-            raise ProtocolViolation(f"answer {sequence} came twice")
-        if sequence != self.next_sequence and len(self._early) >= self.capacity:
-            raise ProtocolViolation(f"more than {self.capacity} answers are ahead of answer {self.next_sequence}")
-        self._early[sequence] = item
-        due: list[Item] = []
-        while self.next_sequence in self._early:
-            due.append(self._early.pop(self.next_sequence))
-            self.next_sequence += 1
-        return due
-
-    def drain(self) -> list[Item]:
-        """Give up on order: everything that still waits for an earlier one, by sequence."""
-        early, self._early = self._early, {}
-        return [early[sequence] for sequence in sorted(early)]
 
 
 class Inbox(Generic[Item]):

@@ -33,6 +33,16 @@ HANDSHAKE_TIMEOUT_S = 5.0
 DRAIN_TIMEOUT_S = 5.0
 """What is in flight may take so long to finish before it is abandoned."""
 
+RECOVERY_LIMIT_S = 60.0
+"""A stream whose path is lost may wait so long for another: a repair that must fetch 50 MB at 100 Mbit/s and load
+it takes half of that, a node that starts again as much."""
+
+RECOVERY_PAUSE_S = 0.2
+"""Between two attempts to open another path: what is being put in force is asked about again soon, and not at once."""
+
+GOODBYE_LIMIT_S = 1.0
+"""For a stream's end to travel through every stage; a path that was replaced is hung up after that in any case."""
+
 LOAD_TIMEOUT_S = 300.0
 """Loading a segment of 2 GB from an SD card. A frozen node is noticed much earlier, by keepalive."""
 

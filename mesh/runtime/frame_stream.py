@@ -1,13 +1,15 @@
 """A stream of frames as its client sees it: frames in at the head, answers out at the tail.
 
-The client opens `Results` at the tail, then an edge at the head; the opening travels through every
-stage, so a stream that is open has a whole path. A frame counts against the stream's window until
-the mesh has answered it and the consumer has taken that answer, which is what bounds memory in the
-mesh. A frame that is late here still counts until the mesh has let go of it.
+`mesh.control.client_stream` decides what is sent, answered and held; this performs it over one
+`StreamPath`, or for a moment two. A frame counts against the stream's window until the mesh has answered
+it and the consumer has taken that answer, which is what bounds memory in the mesh. Every frame gets
+exactly one answer. What the mesh cannot answer is answered here: `late` at its deadline, `dropped` when a
+live frame is superseded before it left, `unknown` when its fate cannot be known.
 
-Every frame gets exactly one answer. What the mesh cannot answer is answered here: `late` at its
-deadline, `dropped` when a live frame is superseded before it left, `unknown` when the stream broke.
-After a break, answers that had arrived come first, then the unknown ones, then the error.
+A path that is lost because a node is gone or another generation is in force is replaced, where the stream
+was given a way to recover: that is asked for the deployment now in force until a path opens there, and the
+frames that are held are sent again. A generation that drains is replaced before it is gone. Where there is
+no other path the stream is broken: answers that had arrived come first, then the unknown ones, then the error.
 
 Owned by one task of the client; its own tasks belong to the supervisor that is handed in.
 """
@@ -15,68 +17,47 @@ Owned by one task of the client; its own tasks belong to the supervisor that is 
 from __future__ import annotations
 
 import asyncio
-import secrets
 import time
-from collections import deque
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from functools import partial
 from typing import Any
 
-from mesh.control.flow import FrameWindow, Reorder
-from mesh.control.timing import DIAL_TIMEOUT_S, HEARTBEAT_INTERVAL_S, Liveness
-from mesh.core.frame import Frame, Hop, Outcome, StreamClass
-from mesh.core.messages import (
-    Acknowledge,
-    CloseStream,
-    Draining,
-    Heartbeat,
-    OpenEdge,
-    OpenResults,
-    OpenStream,
-    ResultsAccepted,
-)
+from mesh.control.answer_queue import Answer
+from mesh.control.client_stream import ClientStream, StreamOptions
+from mesh.control.stream_counters import StreamCounters
+from mesh.control.timing import RECOVERY_LIMIT_S, RECOVERY_PAUSE_S
+from mesh.core.frame import Frame
 from mesh.core.plan import Deployment
 from mesh.core.tensor import Tensor
-from mesh.errors import MeshError, NodeLost, Overloaded, ProtocolViolation, Refused, TensorMismatch, Timeout
-from mesh.runtime.edge_sender import EdgeSender, Link
+from mesh.errors import (
+    DeploymentNotFound,
+    MeshError,
+    NodeLost,
+    Overloaded,
+    Refused,
+    StaleGeneration,
+    TensorMismatch,
+    Timeout,
+)
+from mesh.runtime.stream_path import PathEvents, StreamPath
 from mesh.runtime.supervise import Supervisor
 from mesh.wire.channel import NodeClient
+
+__all__ = ["Answer", "FrameStream", "Recover", "StreamOptions"]
 
 DEADLINE_CHECK_S = 0.01
 """How finely deadlines of live frames are judged: well below the period of a 30 Hz camera."""
 
-
-@dataclass(frozen=True, slots=True)
-class StreamOptions:
-    stream_class: StreamClass = StreamClass.LOSSLESS
-    is_ordered: bool = True
-    window: int | None = None
-    """Frames in flight; None takes what the plan says."""
-    deadline_s: float | None = None
-    """Per frame, from sending to answer; None for no limit."""
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What became of one frame. `tensors` follow the model's outputs where it is OK, and are empty otherwise."""
-
-    sequence: int
-    outcome: Outcome
-    tensors: tuple[Tensor, ...] = ()
-    error: MeshError | None = None
-    latency_s: float | None = None
-    """From sending to arrival; None where the mesh did not answer."""
-    hops: tuple[Hop, ...] = ()
-
-
-@dataclass(slots=True)
-class _Pending:
-    sent_at: float
-    deadline_at: float | None
+Recover = Callable[[Deployment, MeshError | None], Awaitable[Deployment]]
+"""Given the deployment that a stream used and what broke it, returns the one that is in force now; None asks
+whether a newer one is there, because the old one drains. Raises why there is none."""
 
 
 class FrameStream:
-    """`await open()`, then `send` and iterate `answers()`; `close` in any case."""
+    """`await open()`, then `send` and iterate `answers()`; `close` in any case.
+
+    `deployment` is the one that frames go to now. Without `recover` a lost path breaks the stream.
+    """
 
     def __init__(
         self,
@@ -84,126 +65,202 @@ class FrameStream:
         options: StreamOptions,
         client: Callable[[str], NodeClient],
         tasks: Supervisor,
+        recover: Recover | None = None,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
         self.deployment = deployment
         self._options = options
+        self._client = client
         self._tasks = tasks
+        self._recover = recover
         self._now = now
-        self._stream = secrets.randbits(63)
-        self._window = FrameWindow(options.window or max(1, deployment.plan.window))
-        self._next_sequence = 0
-        self._pending: dict[int, _Pending] = {}
-        self._given_up: set[int] = set()
-        """Answered here as late, and still somewhere in the mesh."""
-        self._reorder: Reorder[Answer] | None = None
-        if options.is_ordered:
-            # Dropped and late answers are made here and add to what the window holds.
-            self._reorder = Reorder(1 << 20)
-        self._ready: deque[Answer] = deque()
+        self._control = ClientStream(options, options.window or max(1, deployment.plan.window))
+        self._paths: dict[int, StreamPath] = {}
+        self._lost: MeshError | None = None
+        """Why there is no path; None while there is one."""
+        self._seeking: asyncio.Task[None] | None = None
         self._changed = asyncio.Event()
+        """For who takes answers."""
         self._room = asyncio.Event()
+        """For who sends."""
+        self._due = asyncio.Event()
+        """For what writes frames."""
         self._sending = asyncio.Lock()
-        self._waiting: Frame | None = None
-        self._is_finished = False
-        self._error: MeshError | None = None
         self._taken = 0
         self._own: list[asyncio.Task[None]] = []
-        self._tail = client(deployment.addresses[deployment.tail])
-        head_address = deployment.addresses[deployment.head]
-        self._edge = EdgeSender(
-            lambda: client(head_address).open_edge(),
-            OpenEdge(deployment.name, deployment.fence, 0),
-            f"node {deployment.head[:8]} at {head_address}",
-            self._spawn,
-            now,
-        )
-        self._edge.on_stream_closed = self._closed_by_head
-        self._results: Link | None = None
-        self._liveness = Liveness(now())
 
-    def _spawn(self, work: Coroutine[Any, Any, None], name: str) -> None:
-        self._own.append(self._tasks.spawn(work, name))
+    @property
+    def counters(self) -> StreamCounters:
+        """Duplicates, replays, recoveries and gaps until now."""
+        return self._control.counters
+
+    def _spawn(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
         self._own = [task for task in self._own if not task.done()]
+        task = self._tasks.spawn(work, name)
+        self._own.append(task)
+        return task
 
     # Opening and closing --------------------------------------------------------------------------
 
     async def open(self) -> None:
-        """Connect to tail and head; raises what any stage says against it, `NodeLost` or `Timeout`."""
-        await self._open_results()
-        info = OpenStream(
-            self._stream, self._options.stream_class, self._options.is_ordered, self._window.size, traceparent=""
-        )
-        await self._edge.open_stream(info)
+        """Connect to tail and head; raises what any stage says against it, `NodeLost` or `Timeout`.
+
+        A deployment that was replaced, or has lost a node, is recovered like one that is lost later.
+        """
+        try:
+            await self._open_path(self.deployment)
+        except MeshError as error:
+            if self._recover is None or not _is_recoverable(error):
+                raise
+            self._lost = error
+            await self._seek(self._recover)
+            if self._control.error is not None:
+                raise self._control.error from None
         if self._options.deadline_s is not None:
             self._spawn(self._watch_deadlines(), "stream: deadlines")
-        if self._options.stream_class is StreamClass.LIVE:
-            self._spawn(self._send_waiting(), "stream: send the newest")
-
-    async def _open_results(self) -> None:
-        tail = self.deployment.tail
-        peer = f"node {tail[:8]} at {self.deployment.addresses[tail]}"
-        link = self._tail.open_results(self.deployment.outputs)
-        self._results = link
-        opening = OpenResults(self.deployment.name, self.deployment.fence, self._stream, 0, self._window.size)
-        try:
-            async with asyncio.timeout(DIAL_TIMEOUT_S):
-                await link.send(opening)
-                accepted = await link.receive()
-        except TimeoutError:
-            raise NodeLost(f"{peer} did not answer within {DIAL_TIMEOUT_S:g} s") from None
-        if not isinstance(accepted, ResultsAccepted):
-            raise ProtocolViolation(f"{peer} answered with {type(accepted).__name__}")
-        self._liveness.heard(self._now())
-        self._spawn(self._read_answers(link, peer), "stream: answers")
-        self._spawn(self._beat(link, peer), "stream: heartbeat")
 
     async def close(self) -> None:
         """Hang up; frames in flight are abandoned."""
-        self._fail(Refused("the stream was closed by its own client"))
-        self._edge.close_stream(self._stream, None)
-        await self._edge.close()
-        if self._results is not None:
-            self._results.cancel()
+        self._control.break_off(Refused("the stream was closed by its own client"), self._now())
+        self._wake()
+        paths = list(self._paths.values())
+        self._paths.clear()
+        for path in paths:
+            await path.close()
         for task in self._own:
             task.cancel()
         await asyncio.gather(*self._own, return_exceptions=True)
 
     def _fail(self, error: MeshError) -> None:
-        if self._error is None:
-            self._error = error
+        """The stream is broken for good, unless everything was answered before."""
+        self._control.break_off(error, self._now())
+        if self._control.error is not None:
+            for path in self._paths.values():
+                self._spawn(path.close(), "stream: hang up")
+            self._paths.clear()
+        self._wake()
+
+    def _wake(self) -> None:
         self._changed.set()
         self._room.set()
+        self._due.set()
 
-    def _closed_by_head(self, stream: int, error: MeshError | None) -> None:
-        self._fail(error or NodeLost("the head of the deployment closed the stream"))
+    # Paths ----------------------------------------------------------------------------------------
+
+    async def _open_path(self, deployment: Deployment) -> None:
+        before, control, options = self.deployment, self._control, self._options
+        if (deployment.inputs, deployment.outputs) != (before.inputs, before.outputs):
+            raise TensorMismatch(f"deployment {deployment.name!r} {deployment.fence} takes or gives other tensors")
+        if deployment.fence < before.fence:
+            raise StaleGeneration(f"generation {deployment.fence} of {deployment.name!r} is older than {before.fence}")
+        path = StreamPath(
+            deployment,
+            options.stream_class,
+            options.is_ordered,
+            control.window,
+            self._client,
+            self._tasks,
+            self._now,
+        )
+        try:
+            await path.open(control.first_unanswered)
+            if control.error is not None:
+                raise control.error
+            number = control.open_path(deployment.fence, path.stream)
+        except BaseException:
+            await path.close()
+            raise
+        self.deployment = deployment
+        self._lost = None
+        self._paths[number] = path
+        path.listen(PathEvents(partial(self._answered, number), self._drains, partial(self._path_lost, number, path)))
+        self._spawn(self._send_due(number, path), "stream: send")
+        self._hang_up_retired()
+        self._wake()
+
+    def _answered(self, number: int, frame: Frame) -> None:
+        self._control.answer(number, frame, self._now())
+        self._hang_up_retired()
+        self._wake()
+
+    def _hang_up_retired(self) -> None:
+        if len(self._paths) > 1:
+            for number in self._control.take_retired():
+                self._spawn(self._paths.pop(number).end(), "stream: hang up what was replaced")
+
+    def _drains(self) -> None:
+        if self._recover is not None:
+            self._start_seeking(self._recover)
+
+    def _path_lost(self, number: int, path: StreamPath, error: MeshError) -> None:
+        self._control.lose_path(number, error)
+        if self._paths.pop(number, None) is not None:
+            self._spawn(path.close(), "stream: hang up")
+        if self._control.current_path is None and self._control.error is None:
+            if self._recover is None or not _is_recoverable(error) or self._control.is_answered:
+                self._fail(error)
+            else:
+                self._lost = error
+                self._start_seeking(self._recover)
+        self._wake()
+
+    def _start_seeking(self, recover: Recover) -> None:
+        if self._seeking is None or self._seeking.done():
+            self._seeking = self._spawn(self._seek(recover), "stream: seek another path")
+
+    async def _seek(self, recover: Recover) -> None:
+        """Open a path on the deployment in force. Where there is no path and none can be had, the stream breaks."""
+        began_at, lost, failure = self._now(), self._lost, self._lost
+        while self._control.error is None:
+            if lost is None and self._lost is not None:  # the path that drains was closed before there was another
+                began_at, failure = self._now(), self._lost
+            lost = self._lost
+            try:
+                async with asyncio.timeout(max(0.0, began_at + RECOVERY_LIMIT_S - self._now())):
+                    deployment = await recover(self.deployment, failure)
+            except (MeshError, TimeoutError) as refusal:
+                if lost is not None:
+                    self._fail(_unrecovered(lost, refusal, failure))
+                    return
+                if self._lost is None:
+                    return  # nothing newer is known, and the path that drains goes on until it is closed
+                continue
+            if self._lost is None and deployment.fence <= self.deployment.fence:
+                return
+            try:
+                await self._open_path(deployment)
+                return
+            except MeshError as error:
+                if self._lost is not None and not (_is_recoverable(error) or isinstance(error, Overloaded)):
+                    self._fail(_unrecovered(self._lost, error, None))
+                    return
+                failure = error
+            await asyncio.sleep(RECOVERY_PAUSE_S)
 
     # Sending --------------------------------------------------------------------------------------
 
     async def send(self, tensors: Sequence[Tensor], on_numbered: Callable[[int], None] | None = None) -> int:
         """Send one frame, in the order of the model's inputs; returns its sequence number.
 
-        `on_numbered` is told that number before the frame leaves, and so before its answer can come.
+        `on_numbered` is told that number before the frame leaves, and so before its answer can come. The
+        tensors' bytes must not change until the frame is answered: a lossless frame may be sent again.
 
-        A lossless stream waits for room in the window. A live one never waits: while the window is full
-        the newest frame waits in place of the one that waited before it, which is answered `dropped`.
-        Raises `TensorMismatch` for a frame that does not fit the model, and the error that broke the stream.
+        A lossless stream waits for room in the window, and for a path while it recovers. A live one never
+        waits: while it cannot be sent the newest frame waits in place of the one that waited before it, which
+        is answered `dropped`. Raises `TensorMismatch` for a frame that does not fit the model, and the error
+        that broke the stream.
         """
         self._check(tensors)
-        if self._options.stream_class is StreamClass.LIVE:
-            return self._send_newest(tuple(tensors), on_numbered)
+        control = self._control
         async with self._sending:
-            while not self._window.is_open and self._error is None:
+            while not control.may_offer and control.error is None and not control.is_finished:
                 self._room.clear()
                 await self._room.wait()
-            if self._error is not None:
-                raise self._error
-            frame = self._number(tuple(tensors))
+            sequence = control.offer(tuple(tensors), self._now())
             if on_numbered is not None:
-                on_numbered(frame.sequence)
-            self._window.enter(frame.sequence)
-            await self._edge.send(frame)
-            return frame.sequence
+                on_numbered(sequence)
+            self._wake()
+            return sequence
 
     def _check(self, tensors: Sequence[Tensor]) -> None:
         inputs = self.deployment.inputs
@@ -213,54 +270,21 @@ class FrameStream:
             spec.check(tensor.dtype, tensor.shape)
             tensor.check_bytes(spec.name)
 
-    def _number(self, tensors: tuple[Tensor, ...]) -> Frame:
-        if self._is_finished:
-            raise Refused("the stream was finished; no more frames can be sent")
-        sequence = self._next_sequence
-        self._next_sequence += 1
-        now = self._now()
-        limit_s = self._options.deadline_s
-        self._pending[sequence] = _Pending(now, now + limit_s if limit_s is not None else None)
-        fence = self.deployment.fence
-        budget_us = max(1, int(limit_s * 1e6)) if limit_s is not None else 0
-        return Frame(self._stream, sequence, fence.term, fence.generation, tensors, budget_us)
-
-    def _send_newest(self, tensors: tuple[Tensor, ...], on_numbered: Callable[[int], None] | None) -> int:
-        if self._error is not None:
-            raise self._error
-        frame = self._number(tensors)
-        if on_numbered is not None:
-            on_numbered(frame.sequence)
-        superseded, self._waiting = self._waiting, frame
-        if superseded is not None:
-            self._settle(
-                Answer(
-                    superseded.sequence,
-                    Outcome.DROPPED,
-                    error=Overloaded("superseded by a newer frame before it left the client"),
-                )
-            )
-        self._room.set()
-        return frame.sequence
-
-    async def _send_waiting(self) -> None:
-        while self._error is None:
-            await self._room.wait()
-            self._room.clear()
-            while self._waiting is not None and self._window.is_open and self._error is None:
-                frame, self._waiting = self._waiting, None
-                if frame.sequence not in self._pending:
-                    continue  # its deadline passed while it waited
-                self._window.enter(frame.sequence)
-                deadline_at = self._pending[frame.sequence].deadline_at
-                if deadline_at is not None:  # part of its time passed while it waited
-                    frame.budget_us = max(1, int((deadline_at - self._now()) * 1e6))
-                await self._edge.send(frame)
+    async def _send_due(self, number: int, path: StreamPath) -> None:
+        """Write what is due for as long as this is the path for it."""
+        while self._control.current_path == number:
+            due = self._control.next_frame(self._now())
+            if due is not None:
+                self._room.set()
+                await path.send(due[1])
+            else:
+                self._due.clear()
+                await self._due.wait()
 
     def finish(self) -> None:
         """No more frames will be sent; `answers` ends after the last answer."""
-        self._is_finished = True
-        self._changed.set()
+        self._control.finish()
+        self._wake()
 
     def abandon(self, error: MeshError) -> None:
         """The source failed with `error`: nothing more is sent, and `answers` ends with it."""
@@ -270,99 +294,46 @@ class FrameStream:
 
     async def answers(self) -> AsyncIterator[Answer]:
         """Every frame's answer, in order unless the stream is unordered; see the module for what a break gives."""
+        control = self._control
         while True:
-            while self._ready:
-                answer = self._ready.popleft()
-                self._took(answer.sequence)
+            while (answer := control.take()) is not None:
+                self._took()
                 yield answer
-            if self._is_finished and not self._pending:
-                self._edge.close_stream(self._stream, None)
+            if control.is_over:
+                for path in self._paths.values():
+                    path.close_stream()
                 return  # everything is answered: what broke since then harms nobody
-            if self._error is not None:
-                break
+            if control.error is not None:
+                raise control.error
             self._changed.clear()
             await self._changed.wait()
-        for answer in self._unknown_answers(self._error):
-            yield answer
-        raise self._error
 
-    def _unknown_answers(self, error: MeshError) -> list[Answer]:
-        held = list(self._reorder.drain()) if self._reorder is not None else []
-        unknown = [Answer(sequence, Outcome.UNKNOWN, error=error) for sequence in self._pending]
-        self._pending.clear()
-        return sorted([*held, *unknown], key=lambda answer: answer.sequence)
-
-    def _took(self, sequence: int) -> None:
-        if sequence in self._window and sequence not in self._given_up:
-            self._window.answered(sequence)
-            self._room.set()
+    def _took(self) -> None:
         self._taken += 1
-        if self._results is not None and self._error is None and self._taken % max(1, self._window.size) == 0:
-            self._spawn(self._acknowledge(self._results, sequence), "stream: acknowledge")
-
-    async def _acknowledge(self, link: Link, sequence: int) -> None:
-        try:
-            await link.send(Acknowledge(sequence))
-        except MeshError as error:
-            self._fail(error)
-
-    def _settle(self, answer: Answer) -> None:
-        self._pending.pop(answer.sequence, None)
-        if self._reorder is not None:
-            self._ready.extend(self._reorder.push(answer.sequence, answer))
-        else:
-            self._ready.append(answer)
-        self._changed.set()
-
-    async def _read_answers(self, link: Link, peer: str) -> None:
-        try:
-            while (message := await link.receive()) is not None:
-                self._liveness.heard(self._now())
-                match message:
-                    case Frame():
-                        self._take_frame(message)
-                    case CloseStream(_, error):
-                        self._fail(error or NodeLost(f"{peer} ended the stream"))
-                        return
-                    case Heartbeat() | Draining():
-                        pass
-                    case _:
-                        raise ProtocolViolation(f"{peer} sent {type(message).__name__} among answers")
-            self._fail(NodeLost(f"{peer} closed the connection"))
-        except MeshError as error:
-            self._fail(error)
-
-    def _take_frame(self, frame: Frame) -> None:
-        pending = self._pending.get(frame.sequence)
-        if pending is None:
-            if frame.sequence in self._given_up:  # answered here already, as late
-                self._given_up.remove(frame.sequence)
-                self._window.answered(frame.sequence)
-                self._room.set()
-            return
-        latency_s = self._now() - pending.sent_at
-        self._settle(Answer(frame.sequence, frame.outcome, frame.tensors, frame.error, latency_s, frame.hops))
-
-    async def _beat(self, link: Link, peer: str) -> None:
-        while self._error is None:
-            await asyncio.sleep(HEARTBEAT_INTERVAL_S)
-            if self._liveness.is_lost(self._now()):
-                self._fail(NodeLost(f"{peer} has gone silent"))
-                return
-            try:
-                await link.send(Heartbeat())
-            except MeshError as error:
-                self._fail(error)
+        self._room.set()
+        self._due.set()
+        path = self._paths.get(self._control.current_path or 0)
+        if path is not None and self._taken % self._control.window == 0:
+            path.acknowledge(self._control.taken_through)
 
     async def _watch_deadlines(self) -> None:
-        while self._error is None:
+        while self._control.error is None:
             await asyncio.sleep(DEADLINE_CHECK_S)
-            now = self._now()
-            late = [s for s, pending in self._pending.items() if (pending.deadline_at or now) < now]
-            for sequence in late:
-                if sequence in self._window:
-                    self._given_up.add(sequence)
-                if self._waiting is not None and self._waiting.sequence == sequence:
-                    self._waiting = None
-                limit_s = self._options.deadline_s or 0.0
-                self._settle(Answer(sequence, Outcome.LATE, error=Timeout(f"no answer within {limit_s:g} s")))
+            self._control.tick(self._now())
+            self._hang_up_retired()
+            self._wake()
+
+
+def _is_recoverable(error: MeshError) -> bool:
+    """Whether another generation, or the same one again, may do better; a plain `Refused` is one that drains."""
+    return isinstance(error, NodeLost | StaleGeneration | DeploymentNotFound | Timeout) or type(error) is Refused
+
+
+def _unrecovered(lost: MeshError, refusal: MeshError | TimeoutError, failure: MeshError | None) -> MeshError:
+    """What broke the stream, and why it was not mended."""
+    if isinstance(refusal, MeshError):
+        if lost.message in refusal.message or isinstance(refusal, DeploymentNotFound):
+            return refusal  # it says both already
+        return NodeLost(f"{lost.message}; no other path was found: {refusal.message}", hint=refusal.hint)
+    last = f": {failure.message}" if failure is not None and failure is not lost else ""
+    return NodeLost(f"{lost.message}; no other path was found within {RECOVERY_LIMIT_S:g} s{last}")

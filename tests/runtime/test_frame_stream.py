@@ -25,7 +25,7 @@ from mesh.errors import (
     TensorMismatch,
     Timeout,
 )
-from mesh.runtime import edge_sender, frame_stream
+from mesh.runtime import edge_sender, stream_path
 from mesh.runtime.frame_stream import Answer, FrameStream, StreamOptions
 from mesh.runtime.supervise import Supervisor
 from tests.runtime.fake_models import chain, until, values_of, vector
@@ -83,7 +83,7 @@ async def test_a_frame_leaves_the_window_when_its_answer_is_taken(played: Played
     await stream.send([vector(1)])
     third = asyncio.ensure_future(stream.send([vector(2)]))
     await played.server.answer(0)
-    await until(lambda: len(stream._ready) == 1)
+    await until(lambda: stream._control.ready_runs == 1)
     assert not third.done(), "the answer is there, but nobody took it"
     await anext(stream.answers())
     assert await third == 2
@@ -98,7 +98,7 @@ async def test_nodes_never_hold_more_than_the_window() -> None:
         async def feed() -> None:
             for number in range(100):
                 await stream.send([vector(number)])
-                assert len(stream._window) <= 5
+                assert stream._control.in_flight <= 5
             stream.finish()
 
         feeding = asyncio.ensure_future(feed())
@@ -269,7 +269,7 @@ async def test_what_breaks_after_the_last_answer_is_no_error(played: Played) -> 
     stream.finish()
     await played.server.answer(0)
     await played.server.tell(CloseStream(played.server.stream, NodeLost("gone")))
-    await until(lambda: stream._error is not None)
+    await until(lambda: not stream._paths)
     answers, error = await collect(stream)
     assert (told(answers), error) == ([(0, Outcome.OK)], None)
     await stream.close()
@@ -287,7 +287,7 @@ async def test_an_abandoned_stream_ends_with_the_error_of_its_source(played: Pla
 
 
 async def test_a_silent_tail_is_a_lost_node(played: Played, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (edge_sender, frame_stream):
+    for module in (edge_sender, stream_path):
         monkeypatch.setattr(module, "HEARTBEAT_INTERVAL_S", 0.02)
     monkeypatch.setattr("mesh.control.timing.HEARTBEAT_INTERVAL_S", 0.02)
     monkeypatch.setattr("mesh.control.timing.SILENCE_LIMIT_S", 0.1)
