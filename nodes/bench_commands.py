@@ -9,21 +9,21 @@ from __future__ import annotations
 import asyncio
 import enum
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any
 
 import typer
 
 from mesh.client.mesh_client import Mesh
-from mesh.control.deployments import key_of
-from mesh.control.measuring import Meter, merge_reports, percentile
+from mesh.control.measuring import Meter, percentile
 from mesh.core.frame import Outcome
 from mesh.core.ids import NodeId
 from mesh.core.measurement import SourceReport, SourceRequest
 from mesh.core.plan import Deployment
 from mesh.errors import MeshError, RunFailed, Timeout, UsageError
 from mesh.runtime.frame_source import MAX_SOURCE_SECONDS, check_request, made_up_tensor
-from mesh.runtime.frame_stream import FrameStream, StreamOptions
+from mesh.runtime.frame_stream import Answer, FrameStream, StreamOptions
+from mesh.runtime.measure_deployment import run_sources
 from nodes.options import (
     CoordinatorOption,
     InterfaceOption,
@@ -42,6 +42,9 @@ WARM_UP_SHARE = 0.25
 
 ANSWER_GRACE_S = 10.0
 """For the first answers of a client's stream, beyond the time that it measures."""
+
+
+OnAnswer = Callable[[Answer, float], None]
 
 
 class SourcePlace(enum.StrEnum):
@@ -98,7 +101,7 @@ async def show_bench(connection: Mesh, name: str, source: SourcePlace, request: 
         model = await mesh.model(name)
         names = {view.capabilities.node_id: view.capabilities.name for view in await mesh.nodes()}
         if source is SourcePlace.NODE:
-            report = await run_node_sources(mesh, model.deployment, request)
+            report = await run_sources(model.deployment, mesh.client, request)
         else:
             async with mesh.open_stream(
                 model.deployment, StreamOptions(is_ordered=False, window=request.window or None)
@@ -111,16 +114,13 @@ async def show_bench(connection: Mesh, name: str, source: SourcePlace, request: 
         print(bench_table(document))
 
 
-async def run_node_sources(mesh: Mesh, deployment: Deployment, request: SourceRequest) -> SourceReport:
-    """One source in each node that holds the first stage, all at the same time."""
-    heads = deployment.plan.stages[0].devices
-    clients = [mesh.client(deployment.addresses[head]) for head in heads]
-    reports = await asyncio.gather(*(client.run_source(key_of(deployment), request) for client in clients))
-    return merge_reports(reports)
+async def run_client_source(
+    mesh: Mesh, stream: FrameStream, request: SourceRequest, on_answer: OnAnswer = lambda answer, now: None
+) -> SourceReport:
+    """Send made-up frames from this process. Raises what broke the stream or what a frame failed with.
 
-
-async def run_client_source(mesh: Mesh, stream: FrameStream, request: SourceRequest) -> SourceReport:
-    """Send made-up frames from this process. Raises what broke the stream or what a frame failed with."""
+    `on_answer` is told of every answer and the monotonic time at which it came, those of the warm-up too.
+    """
     tensors = tuple(made_up_tensor(spec) for spec in stream.deployment.inputs)
     began = time.monotonic()
     begins_at = began + request.warm_up_seconds
@@ -148,7 +148,9 @@ async def run_client_source(mesh: Mesh, stream: FrameStream, request: SourceRequ
                 if answer.outcome is not Outcome.OK or answer.latency_s is None:
                     said = f"frame {answer.sequence} was answered {answer.outcome.name.lower()}"
                     raise answer.error or RunFailed(said)
-                meter.add(time.monotonic(), answer.latency_s, answer.hops)
+                now = time.monotonic()
+                meter.add(now, answer.latency_s, answer.hops)
+                on_answer(answer, now)
     except TimeoutError:
         raise Timeout("the deployment stopped answering while it was measured") from None
     finally:

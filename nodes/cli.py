@@ -27,6 +27,7 @@ from nodes.options import (
     open_mesh,
 )
 from nodes.output import command, fail_to_print, leave, print_json, run_async
+from nodes.trace_commands import trace
 
 app = typer.Typer(
     name="mesh",
@@ -334,6 +335,7 @@ def verify(
 
 
 app.command()(bench)
+app.command()(trace)
 
 
 def main() -> None:

@@ -9,13 +9,13 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 
 from mesh.control.deployments import DeploymentState, Key
 from mesh.control.introductions import Introductions
 from mesh.core.fleet import Capabilities, Link, NodeState, Peer
 from mesh.core.ids import DeploymentName, NodeId, Sha256, check_name, check_sha256
-from mesh.core.measurement import SourceReport, SourceRequest
+from mesh.core.measurement import SourceReport, SourceRequest, StageTrace
 from mesh.core.messages import OpenEdge, OpenResults
 from mesh.core.plan import Deployment, Fence
 from mesh.core.report import DeploymentReport, MeasuredModel
@@ -34,6 +34,7 @@ from mesh.runtime.edge_receiver import EdgeReceiver, ResultsSender, ServerLink
 from mesh.runtime.frame_source import FrameSource
 from mesh.runtime.measure import measure_link, measure_model
 from mesh.runtime.stage import Stage
+from mesh.runtime.stage_trace import trace_stage
 from mesh.storage.content import ContentStore
 from mesh.wire.channel import NodeClient
 
@@ -133,6 +134,12 @@ class NodeService:
 
     async def read_clock(self) -> float:
         return time.monotonic()
+
+    def trace_stage(
+        self, name: DeploymentName, fence: Fence, stage: int, seconds: float
+    ) -> AsyncGenerator[StageTrace, None]:
+        """Record what a stage here does to each frame; see `mesh.runtime.stage_trace`."""
+        return trace_stage(self._find_stage(OpenEdge(name, fence, stage)), seconds)
 
     # Content --------------------------------------------------------------------------------------
 

@@ -25,7 +25,6 @@ from mesh.control.timing import DRAIN_TIMEOUT_S
 from mesh.core.frame import Frame, Hop, Outcome, StreamClass
 from mesh.core.messages import OpenStream
 from mesh.core.plan import Deployment
-from mesh.core.tensor import Tensor
 from mesh.engines.contract import Session
 from mesh.errors import DeploymentNotFound, MeshError, Overloaded, ProtocolViolation, Refused
 from mesh.runtime.edge_sender import EdgeSender
@@ -112,6 +111,8 @@ class Stage:
         self.deployment = deployment
         self.index = index
         self.statistics = StageStatistics()
+        self.recorder: Callable[[Frame, float, float], None] | None = None
+        """Told of each frame that has left, when it came and when it left; None unless somebody traces."""
         self._downstream = downstream
         self._now = now
         self._streams: dict[int, OpenedStream] = {}
@@ -319,7 +320,7 @@ class Stage:
                     frame.sequence,
                     frame.term,
                     frame.generation,
-                    self._collect(frame.tensors, completion.outputs),
+                    tuple(completion.outputs[at] if is_made else frame.tensors[at] for is_made, at in self._leaving),
                     self._remaining_us(item),
                     Outcome.OK,
                     None,
@@ -328,9 +329,6 @@ class Stage:
                 )
             )
         self._pump()
-
-    def _collect(self, entered: tuple[Tensor, ...], made: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        return tuple(made[index] if is_made else entered[index] for is_made, index in self._leaving)
 
     # Way out ------------------------------------------------------------------------------------
 
@@ -341,6 +339,8 @@ class Stage:
             self._wake.clear()
             while self._slots and (result := self._slots[0].result) is not None:
                 await self._let_go(result, self._slots[0].item)
+                if self.recorder is not None:
+                    self.recorder(result, self._slots[0].item.received_at, self._now())
                 self._slots.popleft()
                 self._pump()
 

@@ -303,16 +303,18 @@ class ReadClockResponse(_message.Message):
     def __init__(self, monotonic_seconds: _Optional[float] = ...) -> None: ...
 
 class TraceStageRequest(_message.Message):
-    __slots__ = ("name", "term", "generation", "seconds")
+    __slots__ = ("name", "term", "generation", "seconds", "stage")
     NAME_FIELD_NUMBER: _ClassVar[int]
     TERM_FIELD_NUMBER: _ClassVar[int]
     GENERATION_FIELD_NUMBER: _ClassVar[int]
     SECONDS_FIELD_NUMBER: _ClassVar[int]
+    STAGE_FIELD_NUMBER: _ClassVar[int]
     name: str
     term: int
     generation: int
     seconds: float
-    def __init__(self, name: _Optional[str] = ..., term: _Optional[int] = ..., generation: _Optional[int] = ..., seconds: _Optional[float] = ...) -> None: ...
+    stage: int
+    def __init__(self, name: _Optional[str] = ..., term: _Optional[int] = ..., generation: _Optional[int] = ..., seconds: _Optional[float] = ..., stage: _Optional[int] = ...) -> None: ...
 
 class StageSpan(_message.Message):
     __slots__ = ("stream", "sequence", "received", "engine_started", "engine_ended", "sent")

@@ -175,7 +175,7 @@ class NodeServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def TraceStage(self, request, context):
-        """Records what the node's stage does to each frame: says so when it has begun, and ends with the spans.
+        """Records what a stage on this node does to each frame: says so when it has begun, and ends with the spans.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -16,7 +16,7 @@ from mesh.control.introductions import MAX_INTRODUCED
 from mesh.control.timing import CALL_TIMEOUT_S, DRAIN_TIMEOUT_S, LOAD_TIMEOUT_S
 from mesh.core.fleet import Capabilities, Link, Peer
 from mesh.core.ids import NodeId, Sha256
-from mesh.core.measurement import SourceReport, SourceRequest
+from mesh.core.measurement import SourceReport, SourceRequest, StageTrace
 from mesh.core.messages import Message
 from mesh.core.plan import Deployment
 from mesh.core.report import DeploymentReport, MeasuredModel
@@ -156,6 +156,19 @@ class NodeClient:
         with translate_rpc_errors(self._peer):
             answer = await self._node.ReadClock(node_pb2.ReadClockRequest(), timeout=CALL_TIMEOUT_S)
         return check_number(answer.monotonic_seconds, "monotonic_seconds")
+
+    async def trace_stage(self, key: Key, stage: int, seconds: float) -> AsyncIterator[StageTrace]:
+        """The first trace has no spans and says that recording has begun; the others come after `seconds`."""
+        request = node_pb2.TraceStageRequest(
+            name=key.name, term=key.fence.term, generation=key.fence.generation, stage=stage, seconds=seconds
+        )
+        with translate_rpc_errors(self._peer):
+            call = self._node.TraceStage(request, timeout=seconds + SOURCE_GRACE_S)
+            try:
+                async for answer in call:
+                    yield convert_measurement.trace_from_proto(answer)
+            finally:
+                call.cancel()  # a caller who has seen enough ends the recording
 
     # Content --------------------------------------------------------------------------------------
 

@@ -6,7 +6,8 @@ messages. Binding is checked: a busy port is a `ListenError`, never a silent sec
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+import contextlib
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from functools import partial
 from typing import Any, Protocol
 from urllib.parse import unquote
@@ -15,14 +16,14 @@ import grpc
 
 from mesh.core.fleet import Capabilities, Link, Peer
 from mesh.core.ids import DeploymentName, NodeId, Sha256, check_name, check_node_id
-from mesh.core.measurement import SourceReport, SourceRequest
+from mesh.core.measurement import SourceReport, SourceRequest, StageTrace
 from mesh.core.messages import Message
 from mesh.core.plan import Deployment, Fence
 from mesh.core.report import DeploymentReport, MeasuredModel
 from mesh.errors import ListenError, ProtocolViolation
 from mesh.v1 import node_pb2, node_pb2_grpc
 from mesh.wire import convert, convert_measurement
-from mesh.wire.door_checks import check_address
+from mesh.wire.door_checks import check_address, check_number
 from mesh.wire.ended_calls import await_ended_calls
 from mesh.wire.frame_codec import FrameAssembler
 from mesh.wire.links import AcceptedLink
@@ -51,6 +52,9 @@ class NodeHandlers(Protocol):
     async def measure_model(self, sha256: str, budget_seconds: float) -> MeasuredModel: ...
     async def run_source(self, name: DeploymentName, fence: Fence, request: SourceRequest) -> SourceReport: ...
     async def read_clock(self) -> float: ...
+    def trace_stage(
+        self, name: DeploymentName, fence: Fence, stage: int, seconds: float
+    ) -> AsyncGenerator[StageTrace, None]: ...
     async def has_content(self, digests: Sequence[str]) -> list[Sha256]: ...
     async def put_content(self, sha256: str, total_bytes: int, chunks: AsyncIterator[bytes]) -> None: ...
     def get_content(self, sha256: str) -> AsyncIterator[tuple[int, bytes]]: ...
@@ -214,6 +218,15 @@ class _NodeServicer(node_pb2_grpc.NodeServiceServicer):
     @_translated
     async def ReadClock(self, request: Any, context: Any) -> Any:
         return node_pb2.ReadClockResponse(monotonic_seconds=await self._handlers.read_clock())
+
+    async def TraceStage(self, request: Any, context: Any) -> AsyncIterator[Any]:
+        async with answer_errors(context):
+            seconds = check_number(request.seconds, "seconds")
+            async with contextlib.aclosing(
+                self._handlers.trace_stage(*_key(request), request.stage, seconds)
+            ) as traces:
+                async for trace in traces:
+                    yield convert_measurement.trace_to_proto(trace)
 
 
 class _ContentServicer(node_pb2_grpc.ContentServiceServicer):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import signal
+from pathlib import Path
 
 import pytest
 
@@ -42,3 +44,28 @@ def test_interrupted(fleet: LocalFleet, digits: str, source: str) -> None:
         ended = measuring.wait().interrupted()
     assert ended.stdout == ""
     fleet.run("bench", digits, "--seconds", "0.2").ok()
+
+
+@pytest.mark.parametrize("source", ["client", "node"])
+def test_trace(fleet: LocalFleet, digits: str, source: str, tmp_path: Path) -> None:
+    out = tmp_path / "timeline.json"
+    options = ("--out", str(out), "--seconds", "0.2", "--rate", "100", "--source", source)
+    told = fleet.run("trace", digits, *options, "--json").ok().document()
+    assert [clock["stage"] for clock in told["clocks"]] == [0, 1]
+    assert all(abs(clock["offset_ms"]) <= clock["error_ms"] < 100 for clock in told["clocks"])
+    document = json.loads(out.read_text())
+    spans = [event for event in document["traceEvents"] if event["ph"] == "X"]
+    assert len(spans) == told["events"] > 20
+    rows = {(event["pid"], event["cat"]) for event in spans}
+    stages = {(pid, row) for pid in (0, 1) for row in ("waiting", "compute", "sending")}
+    if source == "client":
+        stages = {(0, "client"), *((pid + 1, row) for pid, row in stages)}
+    assert rows == stages
+    assert min(event["ts"] for event in spans) == 0
+    assert list(tmp_path.iterdir()) == [out]
+
+
+def test_what_cannot_be_traced(fleet: LocalFleet, tmp_path: Path) -> None:
+    fleet.run("trace", "digits", "--out", str(tmp_path), "--json").fails("usage", 2, "--out")
+    fleet.run("trace", "nowhere", "--out", str(tmp_path / "t"), "--json").fails("deployment-not-found", 3, "nowhere")
+    assert list(tmp_path.iterdir()) == []

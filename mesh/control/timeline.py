@@ -1,0 +1,92 @@
+"""One timeline over all nodes of a deployment, in the format that chrome://tracing and Perfetto read. Pure.
+
+Complete ("X") events in microseconds; a device is a process of the timeline, and what happens there at
+the same time lies on lanes (its threads): frames that wait, frames that are computed, frames on their way out.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+Event = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class TimedSpan:
+    """What was done to one frame, by the common clock in seconds."""
+
+    row: str
+    """What kind of thing it is; spans of one row that overlap get lanes of their own."""
+    name: str
+    started: float
+    ended: float
+    stream: int | None
+    sequence: int
+
+
+@dataclass(frozen=True, slots=True)
+class TimedProcess:
+    """A device, or the client."""
+
+    name: str
+    spans: tuple[TimedSpan, ...]
+
+
+def assign_lanes(intervals: Sequence[tuple[float, float]]) -> list[int]:
+    """A lane for each interval, so that none overlap on one lane, with as few lanes as there can be."""
+    lanes = [0] * len(intervals)
+    free: list[int] = []
+    busy: list[tuple[float, int]] = []
+    for index in sorted(range(len(intervals)), key=lambda each: intervals[each]):
+        started, ended = intervals[index]
+        while busy and busy[0][0] <= started:
+            heapq.heappush(free, heapq.heappop(busy)[1])
+        lane = heapq.heappop(free) if free else len(busy)
+        lanes[index] = lane
+        heapq.heappush(busy, (ended, lane))
+    return lanes
+
+
+def make_timeline(processes: Sequence[TimedProcess]) -> list[Event]:
+    """Events that begin at 0: names of processes and lanes first, then spans in order of time."""
+    origin = min((span.started for process in processes for span in process.spans), default=0.0)
+    names: list[Event] = []
+    events: list[Event] = []
+    for pid, process in enumerate(processes):
+        names.append(_name("process_name", pid, 0, process.name))
+        first_lane = 0
+        for row in dict.fromkeys(span.row for span in process.spans):
+            spans = [span for span in process.spans if span.row == row]
+            lanes = assign_lanes([(span.started, span.ended) for span in spans])
+            names.extend(_name("thread_name", pid, first_lane + lane, row) for lane in sorted(set(lanes)))
+            events.extend(_event(span, pid, first_lane + lane, origin) for span, lane in zip(spans, lanes, strict=True))
+            first_lane += max(lanes) + 1
+    return [*names, *sorted(events, key=lambda event: float(event["ts"]))]
+
+
+def latest_end(events: Iterable[Event]) -> float:
+    """Seconds from the beginning of a timeline to its end."""
+    return max((event["ts"] + event["dur"] for event in events if event["ph"] == "X"), default=0.0) / 1e6
+
+
+def _name(kind: str, pid: int, tid: int, name: str) -> Event:
+    return {"ph": "M", "name": kind, "pid": pid, "tid": tid, "args": {"name": name}}
+
+
+def _event(span: TimedSpan, pid: int, tid: int, origin: float) -> Event:
+    told: dict[str, Any] = {"sequence": span.sequence}
+    if span.stream is not None:
+        told["stream"] = f"{span.stream:016x}"
+    return {
+        "ph": "X",
+        "name": span.name,
+        "cat": span.row,
+        "pid": pid,
+        "tid": tid,
+        "ts": round((span.started - origin) * 1e6, 3),
+        "dur": round(max(0.0, span.ended - span.started) * 1e6, 3),
+        "args": told,
+    }

@@ -1,0 +1,172 @@
+"""`mesh trace`: what happens to each frame on every node of a deployment, as one timeline.
+
+Nodes record in clocks of their own; the offsets are estimated from round trips, and their error is told.
+`nodes.cli` declares the command.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from mesh.client.mesh_client import Mesh
+from mesh.client.sinks.storage import storage_error
+from mesh.control.timeline import Event, TimedProcess, TimedSpan, latest_end, make_timeline
+from mesh.core.ids import NodeId
+from mesh.core.measurement import SourceRequest
+from mesh.core.plan import Deployment
+from mesh.errors import UsageError
+from mesh.runtime.frame_stream import Answer, StreamOptions
+from mesh.runtime.measure_deployment import TRACE_MARGIN_S, RecordedStage, run_sources, trace_deployment
+from mesh.runtime.stage_trace import MAX_TRACE_SECONDS
+from nodes.bench_commands import WARM_UP_S, WARM_UP_SHARE, RateOption, WindowOption, make_request, run_client_source
+from nodes.options import (
+    CoordinatorOption,
+    InterfaceOption,
+    JsonOption,
+    MdnsOption,
+    NameArgument,
+    PeerOption,
+    open_mesh,
+)
+from nodes.output import command, print_json, run_async
+
+MAX_SECONDS = (MAX_TRACE_SECONDS - TRACE_MARGIN_S) / (1 + WARM_UP_SHARE) - WARM_UP_S
+"""Warm-up and margin come on top, and must fit into what nodes record."""
+
+
+class TraceDriver(enum.StrEnum):
+    CLIENT = "client"
+    NODE = "node"
+    NONE = "none"
+
+
+@command
+def trace(
+    name: NameArgument,
+    out: Annotated[Path, typer.Option("--out", metavar="T.json", help="Where the timeline goes.")],
+    seconds: Annotated[float, typer.Option("--seconds", metavar="S", help="How long to record.")] = 1.0,
+    source: Annotated[
+        TraceDriver,
+        typer.Option("--source", help="Who sends frames meanwhile: client, node, or none to watch what runs anyway."),
+    ] = TraceDriver.CLIENT,
+    window: WindowOption = 0,
+    rate: RateOption = 0.0,
+    peer: PeerOption = None,
+    interface: InterfaceOption = None,
+    mdns: MdnsOption = True,
+    coordinator: CoordinatorOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Record what happens to each frame on every node, as a timeline for chrome://tracing or Perfetto."""
+    if not 0 < seconds <= MAX_SECONDS:
+        raise UsageError(f"--seconds {seconds:g} is outside 0..{MAX_SECONDS:g}")
+    if out.is_dir() or not out.absolute().parent.is_dir():
+        raise UsageError(f"--out {out} cannot be a file", hint="name a file in a folder that exists")
+    request = make_request(seconds, window, rate)
+    connection = open_mesh(coordinator, peer, interface, mdns)
+    run_async(show_trace(connection, name, source, request, out, as_json))
+
+
+async def show_trace(
+    connection: Mesh, name: str, source: TraceDriver, request: SourceRequest, out: Path, as_json: bool
+) -> None:
+    answers: list[TimedSpan] = []
+
+    def note(answer: Answer, now: float) -> None:
+        sent_at = now - (answer.latency_s or 0.0)
+        answers.append(TimedSpan("client", f"frame {answer.sequence}", sent_at, now, None, answer.sequence))
+
+    async with connection as mesh:
+        model = await mesh.model(name)
+        names = {view.capabilities.node_id: view.capabilities.name for view in await mesh.nodes()}
+        deployment = model.deployment
+
+        async def drive() -> None:
+            if source is TraceDriver.CLIENT:
+                options = StreamOptions(is_ordered=False, window=request.window or None)
+                async with mesh.open_stream(deployment, options) as stream:
+                    await run_client_source(mesh, stream, request, note)
+            elif source is TraceDriver.NODE:
+                await run_sources(deployment, mesh.client, request)
+
+        seconds = request.warm_up_seconds + request.seconds
+        stages, _ = await trace_deployment(deployment, mesh.client, seconds, drive)
+    document = trace_document(deployment, names, stages, answers)
+    await asyncio.to_thread(write_document, out, document)
+    tell(out, document, as_json)
+
+
+def stage_spans(recorded: RecordedStage) -> list[TimedSpan]:
+    """Every frame three times: waiting, computed, on its way out; by our clock."""
+    spans: list[TimedSpan] = []
+    for span in recorded.spans:
+        moments = [
+            recorded.offset.to_ours(moment)
+            for moment in (span.received, span.engine_started, span.engine_ended, span.sent)
+        ]
+        for row, started, ended in (("waiting", 0, 1), ("compute", 1, 2), ("sending", 2, 3)):
+            name = f"{row} {span.sequence}"
+            spans.append(TimedSpan(row, name, moments[started], moments[ended], span.stream, span.sequence))
+    return spans
+
+
+def trace_document(
+    deployment: Deployment,
+    names: Mapping[NodeId, str],
+    stages: Sequence[RecordedStage],
+    answers: Sequence[TimedSpan],
+) -> dict[str, Any]:
+    """A Chrome trace; `otherData` says how well the clocks are known."""
+    processes = [TimedProcess("client", tuple(answers))] if answers else []
+    clocks = []
+    for recorded in stages:
+        device = names.get(recorded.device, recorded.device[:8])
+        label = f"stage {recorded.stage} on {device}"
+        processes.append(TimedProcess(label, tuple(stage_spans(recorded))))
+        clocks.append(
+            {
+                "stage": recorded.stage,
+                "device": device,
+                "frames": len(recorded.spans),
+                "offset_ms": recorded.offset.seconds * 1e3,
+                "error_ms": recorded.offset.error_s * 1e3,
+            }
+        )
+    events: list[Event] = make_timeline(processes)
+    return {
+        "traceEvents": events,
+        "displayTimeUnit": "ms",
+        "otherData": {"deployment": str(deployment.name), "generation": str(deployment.fence), "clocks": clocks},
+    }
+
+
+def write_document(path: Path, document: Mapping[str, Any]) -> None:
+    """All or nothing: under another name first. Raises `StorageError`s that say what to do."""
+    partial = path.with_name(f".{path.name[:100]}.{os.getpid()}.partial")
+    try:
+        partial.write_text(json.dumps(document, allow_nan=False))
+        partial.replace(path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise storage_error(error, str(path)) from None
+
+
+def tell(out: Path, document: Mapping[str, Any], as_json: bool) -> None:
+    clocks = document["otherData"]["clocks"]
+    seconds = latest_end(document["traceEvents"])
+    if as_json:
+        events = sum(event["ph"] == "X" for event in document["traceEvents"])
+        print_json({"out": str(out), "events": events, "seconds": seconds, "clocks": clocks})
+        return
+    for clock in clocks:
+        told = f"{clock['frames']} frames, clock known to {clock['error_ms']:.3f} ms"
+        print(f"stage {clock['stage']} on {clock['device']}: {told}")
+    print(f"{seconds:.2f} s in {out}; open it at https://ui.perfetto.dev or chrome://tracing")

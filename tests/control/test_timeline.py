@@ -1,0 +1,55 @@
+"""Timelines: no overlap on a lane, no lane too many, times from zero, the format that viewers read."""
+
+from __future__ import annotations
+
+import itertools
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mesh.control.timeline import TimedProcess, TimedSpan, assign_lanes, latest_end, make_timeline
+
+INTERVAL = st.tuples(st.integers(0, 30), st.integers(1, 10)).map(lambda pair: (pair[0], pair[0] + pair[1]))
+
+
+@settings(deadline=None, max_examples=100)
+@given(st.lists(INTERVAL, max_size=30))
+def test_lanes_are_free_of_overlap_and_as_few_as_can_be(intervals: list[tuple[int, int]]) -> None:
+    lanes = assign_lanes(intervals)
+    for lane in set(lanes):
+        mine = sorted(interval for interval, its in zip(intervals, lanes, strict=True) if its == lane)
+        assert all(before[1] <= after[0] for before, after in itertools.pairwise(mine))
+    depth = max((sum(a <= moment < b for a, b in intervals) for moment in range(40)), default=0)
+    assert (max(lanes) + 1 if lanes else 0) == depth
+
+
+def test_events() -> None:
+    client = TimedProcess("client", (TimedSpan("client", "frame 0", 5.0, 5.5, None, 0),))
+    stage = TimedProcess(
+        "stage 0 on a",
+        (
+            TimedSpan("compute", "compute 1", 5.2, 5.3, 10, 1),
+            TimedSpan("compute", "compute 0", 5.1, 5.2, 10, 0),
+            TimedSpan("waiting", "waiting 1", 5.1, 5.25, 10, 1),
+            TimedSpan("waiting", "waiting 0", 5.1, 5.15, 10, 0),
+        ),
+    )
+    events = make_timeline([client, stage])
+    names = {(each["pid"], each["tid"], each["name"]): each["args"]["name"] for each in events if each["ph"] == "M"}
+    assert names == {
+        (0, 0, "process_name"): "client",
+        (0, 0, "thread_name"): "client",
+        (1, 0, "process_name"): "stage 0 on a",
+        (1, 0, "thread_name"): "compute",
+        (1, 1, "thread_name"): "waiting",
+        (1, 2, "thread_name"): "waiting",
+    }
+    spans = [each for each in events if each["ph"] == "X"]
+    assert [each["ts"] for each in spans] == sorted(each["ts"] for each in spans)
+    assert spans[0] == {
+        "ph": "X", "name": "frame 0", "cat": "client", "pid": 0, "tid": 0, "ts": 0.0, "dur": 500000.0,
+        "args": {"sequence": 0},
+    }  # fmt: skip
+    assert {each["args"].get("stream") for each in spans[1:]} == {"000000000000000a"}
+    assert latest_end(events) == 0.5
+    assert make_timeline([]) == []
