@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +10,6 @@ from typing import Annotated, Any
 import typer
 
 from mesh import __version__
-from mesh.discovery.interfaces import interfaces_to_browse
 from mesh.errors import UsageError
 from nodes.bench_commands import bench
 from nodes.lab_commands import lab_app
@@ -26,7 +24,7 @@ from nodes.options import (
     default_data_dir,
     open_mesh,
 )
-from nodes.output import command, fail_to_print, leave, print_json, run_async
+from nodes.output import command, leave, print_json, run_async, survive_output_errors
 from nodes.trace_commands import trace
 
 app = typer.Typer(
@@ -42,9 +40,6 @@ app.add_typer(lab_app)
 
 USAGE_ERROR: Any = typer.BadParameter.__bases__[0]
 """What Typer raises for arguments that it cannot parse; it exports only this one kind of them by name."""
-
-OUTPUT_ERRORS = frozenset({errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})
-"""Of standard output, such as a file on a disk that is full; files that a command writes have errors of their own."""
 
 StagesOption = Annotated[
     int | None, typer.Option("--stages", metavar="K", min=1, help="Force exactly K stages instead of the best plan.")
@@ -150,6 +145,7 @@ def coordinator(
     as_json: JsonOption = False,
 ) -> None:
     """Run a coordinator in the foreground: plans for everyone, so that clients need no planning packages."""
+    from mesh.discovery.interfaces import interfaces_to_browse
     from mesh.runtime.coordinator_daemon import CoordinatorSettings
     from nodes.daemon import COORDINATOR_PORT, check_listen, discovery_for, run_coordinator
 
@@ -339,18 +335,13 @@ app.command()(trace)
 
 
 def main() -> None:
-    """Entry point of the `mesh` command."""
+    """`mesh` without the short cut of `nodes.quick`."""
     leave(run_command(sys.argv[1:]))
 
 
 def run_command(arguments: Sequence[str]) -> int:
     """Run `mesh ARGUMENTS`; returns the exit code."""
-    try:
-        return _run(arguments)
-    except OSError as error:
-        if error.errno not in OUTPUT_ERRORS or error.filename is not None:
-            raise
-        return fail_to_print(error)
+    return survive_output_errors(lambda: _run(arguments))
 
 
 def _run(arguments: Sequence[str]) -> int:

@@ -1,4 +1,4 @@
-"""Options that several commands share, and how they become a connection."""
+"""Options that several commands share; `nodes.connection` makes a connection of them."""
 
 from __future__ import annotations
 
@@ -8,10 +8,7 @@ from typing import Annotated
 
 import typer
 
-from mesh.client.mesh_client import Mesh
-from mesh.errors import UsageError
-from mesh.runtime.locate import ENVIRONMENT
-from nodes.output import say
+from nodes.connection import open_mesh as open_mesh
 
 CoordinatorOption = Annotated[
     str | None,
@@ -44,15 +41,6 @@ MdnsOption = Annotated[bool, typer.Option("--mdns/--no-mdns", envvar="MESH_MDNS"
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document on standard output.")]
 ModelArgument = Annotated[Path, typer.Argument(metavar="MODEL", help="An ONNX model file.", show_default=False)]
 NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="A deployment.", show_default=False)]
-
-
-def open_mesh(coordinator: str | None, peers: list[str] | None, interfaces: list[str] | None, mdns: bool) -> Mesh:
-    """A connection as the shared options describe it."""
-    if not mdns and not peers and not coordinator:
-        raise UsageError("without mDNS there must be a --peer or a --coordinator to ask")
-    if coordinator == os.environ.get(ENVIRONMENT):
-        coordinator = None  # the mesh reads it itself, and says so where it does not answer
-    return Mesh(peers=peers or (), interfaces=interfaces or (), mdns=mdns, coordinator=coordinator, warn=say)
 
 
 def default_data_dir(kind: str) -> Path:

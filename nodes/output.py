@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import functools
 import json
 import os
@@ -12,8 +13,6 @@ import time
 from collections.abc import Callable, Coroutine
 from typing import Any, NoReturn, ParamSpec, TypeVar
 
-import typer
-
 from mesh.errors import MeshError
 from mesh.runtime.threads import PatientThreads, are_threads_left
 
@@ -22,13 +21,17 @@ Value = TypeVar("Value")
 
 EXIT_INTERRUPTED = 130
 
+OUTPUT_ERRORS = frozenset({errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})
+"""Of standard output, such as a file on a disk that is full; files that a command writes have errors of their own."""
+
 IMPATIENCE_S = 0.5
 """A second Ctrl-C after this is meant; sooner, a wrapper and the terminal may both have passed on the first one."""
 
 
 def say(text: str) -> None:
     """To the person, not to the program that reads standard output."""
-    typer.echo(text, err=True)
+    if sys.stderr is not None:
+        print(text, file=sys.stderr, flush=True)
 
 
 def is_watched() -> bool:
@@ -41,32 +44,51 @@ def print_json(document: object) -> None:
     print(json.dumps(document, allow_nan=False))
 
 
-def fail(error: MeshError, as_json: bool) -> typer.Exit:
-    """Say what went wrong and return the exit that goes with it."""
+def fail(error: MeshError, as_json: bool) -> int:
+    """Say what went wrong and return the exit code that goes with it."""
     if as_json:
         print_json({"error": {"code": error.code, "message": error.message, "hint": error.hint}})
     say(f"error: {error.message}")
     if error.hint:
         say(f"  {error.hint}")
-    return typer.Exit(error.exit_code)
+    return error.exit_code
+
+
+def exit_code_of(work: Callable[[], None], as_json: bool) -> int:
+    """Do a command's work: errors that infermesh raises on purpose become a message and an exit code."""
+    try:
+        work()
+    except MeshError as error:
+        return fail(error, as_json)
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
+    except BrokenPipeError as error:
+        return fail_to_print(error)
+    return 0
 
 
 def command(function: Callable[Parameters, None]) -> Callable[Parameters, None]:
-    """Wrap a command: errors that infermesh raises on purpose become a message and an exit code."""
+    """Wrap a command for Typer: its work ends in the exit code of `exit_code_of`."""
 
     @functools.wraps(function)
     def run(*args: Parameters.args, **kwargs: Parameters.kwargs) -> None:
-        as_json = bool(kwargs.get("as_json", False))
-        try:
-            function(*args, **kwargs)
-        except MeshError as error:
-            raise fail(error, as_json) from None
-        except KeyboardInterrupt:
-            raise typer.Exit(EXIT_INTERRUPTED) from None
-        except BrokenPipeError as error:
-            raise typer.Exit(fail_to_print(error)) from None
+        import typer
+
+        code = exit_code_of(lambda: function(*args, **kwargs), bool(kwargs.get("as_json", False)))
+        if code:
+            raise typer.Exit(code)
 
     return run
+
+
+def survive_output_errors(run: Callable[[], int]) -> int:
+    """The exit code of `run`, also where standard output cannot be written."""
+    try:
+        return run()
+    except OSError as error:
+        if error.errno not in OUTPUT_ERRORS or error.filename is not None:
+            raise
+        return fail_to_print(error)
 
 
 def run_async(work: Coroutine[Any, Any, Value]) -> Value:

@@ -16,7 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from mesh.core.frame import Hop, Outcome, StreamClass
+from mesh.core.frame import Outcome, StreamClass
 from mesh.core.ids import NodeId, make_name
 from mesh.core.plan import Deployment, Objective, PlanOptions
 from mesh.core.report import DeploymentReport, NodeView
@@ -25,13 +25,15 @@ from mesh.discovery import DiscoverySettings, make_discovery
 from mesh.discovery.interfaces import interfaces_to_browse
 from mesh.errors import MeshError, MissingExtra, NotFound, RunFailed, TensorMismatch
 from mesh.runtime.coordinator import CoordinatorPort
-from mesh.runtime.frame_stream import Answer, FrameStream, StreamOptions
 from mesh.runtime.locate import ENVIRONMENT, open_coordinator
 from mesh.runtime.supervise import Supervisor
 from mesh.wire.channel import NodeClient
 
 if TYPE_CHECKING:
     from types import ModuleType
+
+    from mesh.core.frame import Hop
+    from mesh.runtime.frame_stream import Answer, FrameStream, StreamOptions
 
 Feeds = Mapping[str, Any] | Sequence[Any] | Any
 """Values by input name, in input order, or the single input's value: `Tensor`s or NumPy arrays."""
@@ -119,6 +121,8 @@ class Model:
         `live`: newest wins; frames that cannot be sent in time are answered `dropped` or `late`. Otherwise
         the source is slowed to what the mesh takes. Raises what broke the stream, after the answers.
         """
+        from mesh.runtime.frame_stream import StreamOptions
+
         options = StreamOptions(
             stream_class=StreamClass.LIVE if live else StreamClass.LOSSLESS, window=window, deadline_s=deadline_s
         )
@@ -153,6 +157,8 @@ class _Calls:
 
     @classmethod
     async def open(cls, mesh: Mesh, deployment: Deployment) -> _Calls:
+        from mesh.runtime.frame_stream import StreamOptions
+
         stream = await mesh.enter(mesh.open_stream(deployment, StreamOptions(is_ordered=False)))
         calls = cls(stream)
         mesh.tasks.spawn(calls._collect(), f"calls to {deployment.name}")
@@ -281,6 +287,9 @@ class Mesh:
     @contextlib.asynccontextmanager
     async def open_stream(self, deployment: Deployment, options: StreamOptions) -> AsyncIterator[FrameStream]:
         """A raw stream of frames; closed when the block ends."""
+        # Imported here: most commands only ask, and start sooner without what streams need.
+        from mesh.runtime.frame_stream import FrameStream
+
         stream = FrameStream(deployment, options, self._located.fleet.client, self.tasks)
         try:
             await stream.open()

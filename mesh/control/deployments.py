@@ -20,48 +20,18 @@ the generation that it was to replace does.
 
 from __future__ import annotations
 
-import enum
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
+from mesh.control.generations import DeploymentState as DeploymentState
+from mesh.control.generations import Key as Key
+from mesh.control.generations import key_of as key_of
 from mesh.core.ids import DeploymentName
 from mesh.core.plan import Deployment, Fence
 from mesh.errors import DeploymentNotFound, MeshError, Overloaded, Refused, StaleGeneration
 
 MAX_DEPLOYMENTS = 64
 """Generations held at once on one node: bounds state, far above what a small device can load."""
-
-
-class DeploymentState(enum.Enum):
-    PREPARING = "preparing"
-    """Accepted and fenced; its content is being looked for."""
-    LOADING = "loading"
-    """The engine loads the segment."""
-    READY = "ready"
-    """Could run, takes no streams yet."""
-    ACTIVE = "active"
-    """Takes streams."""
-    DRAINING = "draining"
-    """Takes no new streams; finishes what is in flight."""
-    GONE = "gone"
-    """Unloaded and forgotten; only its fence remains."""
-    FAILED = "failed"
-    """Could not be loaded, or its engine gave up."""
-
-
-@dataclass(frozen=True, slots=True)
-class Key:
-    """One generation of one name."""
-
-    name: DeploymentName
-    fence: Fence
-
-    def __str__(self) -> str:
-        return f"{self.name} {self.fence}"
-
-
-def key_of(deployment: Deployment) -> Key:
-    return Key(deployment.name, deployment.fence)
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from dataclasses import replace
 from types import ModuleType
 from typing import Protocol
 
-from mesh.control.deployments import DeploymentState, Key, key_of
+from mesh.control.generations import DeploymentState, Key, key_of
 from mesh.core.ids import DeploymentName, check_name
 from mesh.core.plan import Deployment, Fence, Plan, PlanOptions
 from mesh.core.report import DeploymentReport, NodeView
@@ -189,13 +189,13 @@ def _generations(nodes: Sequence[Answered], name: str) -> list[Deployment]:
 
 
 def _next_fence(nodes: Sequence[Answered], name: DeploymentName) -> Fence:
-    """Above everything that any node has seen: fences of removed deployments count through the highest term."""
+    """Above everything that any node has seen.
+
+    A term of its own, because generations that were removed or taken back count only in the nodes' highest term.
+    """
     term = max((node.highest_term for node in nodes), default=0)
-    generations = [deployment.fence for deployment in _generations(nodes, name)]
-    highest = max(generations, default=None)
-    if highest is not None and highest.term == term:
-        return Fence(term, highest.generation + 1)
-    return Fence(term + 1, 1)
+    generations = [deployment.fence.generation for deployment in _generations(nodes, name)]
+    return Fence(term + 1, max(generations, default=0) + 1)
 
 
 def _known(names: Sequence[str]) -> str:

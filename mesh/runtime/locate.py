@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from mesh.core.fleet import Peer
 from mesh.core.ids import NodeId
@@ -19,7 +20,9 @@ from mesh.errors import MeshError, NodeLost, Refused, Timeout, UsageError
 from mesh.runtime.coordinator import Coordinator, CoordinatorPort
 from mesh.runtime.fleet import MAX_ADDRESSES_TRIED, Fleet, open_fleet
 from mesh.runtime.supervise import Supervisor
-from mesh.wire.coordinator_client import CoordinatorClient
+
+if TYPE_CHECKING:
+    from mesh.wire.coordinator_client import CoordinatorClient
 
 ARGUMENT = "--coordinator"
 ENVIRONMENT = "MESH_COORDINATOR"
@@ -76,11 +79,18 @@ async def open_coordinator(
             yield Located(client, fleet, where)
 
 
+def _client(address: str) -> CoordinatorClient:
+    # Imported here: where no coordinator is named or found, nobody needs to know how one is called.
+    from mesh.wire.coordinator_client import CoordinatorClient
+
+    return CoordinatorClient(address)
+
+
 async def _open_named(address: str, source: str) -> tuple[CoordinatorClient, str]:
     host, _, port = address.rpartition(":")
     if not host or not port.isdecimal() or not 0 < int(port) < 1 << 16:
         raise UsageError(f"{source} is {address!r}, which is not of the form HOST:PORT", hint="such as 10.0.0.7:50070")
-    client = CoordinatorClient(address)
+    client = _client(address)
     try:
         identity = await client.identity()
     except BaseException as error:
@@ -135,14 +145,14 @@ async def _take_first(
         for work in pending:
             work.cancel()
     answers = [work.result() for work in works if not work.cancelled()]
-    found = [answer for answer in answers if isinstance(answer, CoordinatorClient)]
+    found = [answer for answer in answers if not isinstance(answer, str)]
     for surplus in found[1:]:
         await surplus.close()
     return (found[0] if found else None), [answer for answer in answers if isinstance(answer, str)]
 
 
 async def _try_address(peer: Peer, address: str) -> CoordinatorClient | str:
-    client = CoordinatorClient(address)
+    client = _client(address)
     try:
         identity = await client.identity()
     except MeshError as error:

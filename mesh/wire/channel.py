@@ -7,33 +7,27 @@ Every call has a deadline. Credentials are an argument from the first day; None 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import grpc
 
-from mesh.control.deployments import Key
+from mesh.control.generations import Key
 from mesh.control.introductions import MAX_INTRODUCED
 from mesh.control.timing import CALL_TIMEOUT_S, DRAIN_TIMEOUT_S, LOAD_TIMEOUT_S
 from mesh.core.fleet import Capabilities, Link, Peer
 from mesh.core.ids import NodeId, Sha256
 from mesh.core.measurement import SourceReport, SourceRequest, StageTrace
-from mesh.core.messages import Message
 from mesh.core.plan import Deployment
 from mesh.core.report import DeploymentReport, MeasuredModel
 from mesh.core.tensor import TensorSpec
 from mesh.v1 import node_pb2, node_pb2_grpc
 from mesh.wire import convert, convert_measurement
 from mesh.wire.door_checks import check_number
-from mesh.wire.frame_codec import FrameAssembler
-from mesh.wire.links import ClientLink
 from mesh.wire.options import CHANNEL_OPTIONS
 from mesh.wire.status import translate_rpc_errors
-from mesh.wire.stream_codec import (
-    decode_edge_response,
-    decode_results_response,
-    encode_edge_request,
-    encode_message,
-)
+
+if TYPE_CHECKING:
+    from mesh.wire.links import ClientLink
 
 CHUNK_BYTES = 1 << 20
 """Of content on its way: the size at which gRPC streams move most bytes per second (measured)."""
@@ -213,17 +207,16 @@ class NodeClient:
         return self._data
 
     def open_edge(self) -> ClientLink:
-        call: Any = self._data_channel().stream_stream(EDGE_PATH)()
-        return ClientLink(call, self._peer, encode_edge_request, _decode_edge_response)
+        # Imported here and below: most commands open no stream, and need not know how one is written.
+        from mesh.wire.client_links import edge_link
+
+        return edge_link(self._data_channel().stream_stream(EDGE_PATH)(), self._peer)
 
     def open_results(self, boundary: Sequence[TensorSpec]) -> ClientLink:
         """`boundary`: the model's outputs, as answers carry them."""
-        call: Any = self._data_channel().stream_stream(RESULTS_PATH)()
-        return ClientLink(call, self._peer, encode_message, decode_results_response, tuple(boundary))
+        from mesh.wire.client_links import results_link
 
-
-def _decode_edge_response(data: bytes, assembler: FrameAssembler | None) -> Message:
-    return decode_edge_response(data)
+        return results_link(self._data_channel().stream_stream(RESULTS_PATH)(), self._peer, tuple(boundary))
 
 
 async def _only(request: node_pb2.PutContentRequest) -> AsyncIterator[node_pb2.PutContentRequest]:

@@ -26,8 +26,8 @@ from mesh.wire.door_checks import (
     check_text,
     parse_message,
 )
-from mesh.wire.frame_encoder import cut_text
 from mesh.wire.frame_format import MAX_CODE_BYTES, MAX_ERROR_BYTES, MAX_TENSORS
+from mesh.wire.protobuf_bytes import cut_text
 
 MAX_STAGES = 256
 """Hops that a frame may take; equal to the hops that a frame can tell of."""

@@ -22,9 +22,9 @@ from mesh.wire import convert
 from mesh.wire.convert_coordinator import CoordinatorIdentity, identity_to_proto, options_from_proto
 from mesh.wire.door_checks import MAX_TEXT_BYTES
 from mesh.wire.ended_calls import await_ended_calls
-from mesh.wire.frame_encoder import cut_text
 from mesh.wire.model_upload import check_model_size, collect_upload, first_of
 from mesh.wire.options import SERVER_OPTIONS
+from mesh.wire.protobuf_bytes import cut_text
 from mesh.wire.server import bind
 from mesh.wire.status import answer_errors
 

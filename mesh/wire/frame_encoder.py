@@ -24,7 +24,7 @@ from mesh.wire.frame_format import (
     PAYLOAD_ALIGNMENT,
     payload_copies,
 )
-from mesh.wire.protobuf_bytes import INT64_LIMIT, UINT32_LIMIT, UINT64_LIMIT, encode_varint, varint_size
+from mesh.wire.protobuf_bytes import INT64_LIMIT, UINT32_LIMIT, UINT64_LIMIT, cut_text, encode_varint, varint_size
 
 _STREAM = struct.Struct("<BQ")
 
@@ -110,11 +110,6 @@ def _encode_error(error: MeshError) -> bytes:
         if text:
             parts += _length_delimited(tag, cut_text(text, limit))
     return b"".join(parts)
-
-
-def cut_text(text: str, limit: int) -> bytes:
-    """`text` as at most `limit` bytes of valid UTF-8; what UTF-8 cannot say becomes "?"."""
-    return text.encode("utf-8", "replace")[:limit].decode("utf-8", "ignore").encode()
 
 
 def _encode_tensor_header(tensor: Tensor) -> bytes:

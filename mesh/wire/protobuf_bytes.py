@@ -88,3 +88,8 @@ def read_fields(data: bytes, offset: int, end: int) -> Iterator[tuple[int, int, 
             yield number, wire_type, begin, offset
         else:
             yield number, wire_type, int.from_bytes(data[begin:offset], "little"), offset
+
+
+def cut_text(text: str, limit: int) -> bytes:
+    """`text` as at most `limit` bytes of valid UTF-8; what UTF-8 cannot say becomes "?"."""
+    return text.encode("utf-8", "replace")[:limit].decode("utf-8", "ignore").encode()

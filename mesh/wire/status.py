@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import secrets
 from collections.abc import AsyncIterator, Iterator
 from typing import Any, NoReturn
 
@@ -22,7 +21,7 @@ from mesh.errors import MeshError
 from mesh.v1 import tensor_pb2
 from mesh.wire.convert_plan import error_from_proto
 from mesh.wire.door_checks import parse_message
-from mesh.wire.frame_encoder import cut_text
+from mesh.wire.protobuf_bytes import cut_text
 
 ERROR_METADATA = "mesh-error-bin"
 
@@ -99,6 +98,8 @@ async def abort(context: Any, error: Exception) -> NoReturn:
     if isinstance(error, MeshError):
         told, code = error, status_code_for(error)
     else:
+        import secrets
+
         incident = secrets.token_hex(4)
         _log.error("internal error %s", incident, exc_info=error)
         told, code = MeshError(f"internal error {incident}", hint="its log says more"), grpc.StatusCode.INTERNAL

@@ -90,7 +90,7 @@ async def test_deploy_status_undeploy(tmp_path: Path, monkeypatch: pytest.Monkey
         assert await hall.client.resolve("chain") == deployment
 
         again = await hall.client.deploy(MODEL, "chain", PlanOptions(stages=1), ignore)
-        assert again.fence == Fence(deployment.fence.term, deployment.fence.generation + 1)
+        assert again.fence == Fence(deployment.fence.term + 1, deployment.fence.generation + 1)
         assert await hall.held() == [1, 0] or await hall.held() == [0, 1]  # the old generation is gone
 
         await hall.client.undeploy("chain")

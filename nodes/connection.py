@@ -1,0 +1,24 @@
+"""How the options that several commands share become a connection to the mesh."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from mesh.errors import UsageError
+from nodes.output import say
+
+if TYPE_CHECKING:
+    from mesh.client.mesh_client import Mesh
+
+
+def open_mesh(coordinator: str | None, peers: list[str] | None, interfaces: list[str] | None, mdns: bool) -> Mesh:
+    """A connection as the shared options describe it."""
+    from mesh.client.mesh_client import Mesh
+    from mesh.runtime.locate import ENVIRONMENT
+
+    if not mdns and not peers and not coordinator:
+        raise UsageError("without mDNS there must be a --peer or a --coordinator to ask")
+    if coordinator == os.environ.get(ENVIRONMENT):
+        coordinator = None  # the mesh reads it itself, and says so where it does not answer
+    return Mesh(peers=peers or (), interfaces=interfaces or (), mdns=mdns, coordinator=coordinator, warn=say)
