@@ -216,7 +216,10 @@ class FrameStream:
                 began_at, failure = self._now(), self._lost
             lost = self._lost
             try:
-                async with asyncio.timeout(max(0.0, began_at + RECOVERY_LIMIT_S - self._now())):
+                left_s = began_at + RECOVERY_LIMIT_S - self._now()
+                if left_s <= 0:
+                    raise TimeoutError  # a timeout of nothing does not stop what need not wait
+                async with asyncio.timeout(left_s):
                     deployment = await recover(self.deployment, failure)
             except (MeshError, TimeoutError) as refusal:
                 if lost is not None:

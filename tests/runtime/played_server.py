@@ -8,6 +8,7 @@ from typing import cast
 from mesh.core.frame import Frame, Outcome
 from mesh.core.ids import NodeId
 from mesh.core.messages import (
+    Acknowledge,
     CloseStream,
     EdgeAccepted,
     Message,
@@ -39,6 +40,7 @@ class Server:
     results: LoopbackLink | None = None
     stream: int = 0
     is_closed: bool = False
+    acknowledged: list[int] = field(default_factory=list)
 
     def open_edge(self) -> LoopbackLink:
         near, self.edge = make_pair()
@@ -72,6 +74,8 @@ class Server:
             while (message := await link.receive()) is not None:
                 if isinstance(message, OpenResults):
                     await link.send(ResultsAccepted())
+                elif isinstance(message, Acknowledge):
+                    self.acknowledged.append(message.sequence)
         except NodeLost:
             pass
 
