@@ -33,7 +33,9 @@ failures as values and raises these for input that must be refused. Each class h
     ├── LabError                 lab                    1   a lab cannot be built here, or one of its parts failed
     └── EngineError              engine                 1
         ├── LoadFailed           load-failed            1
-        └── RunFailed            run-failed             1
+        ├── RunFailed            run-failed             1
+        ├── EngineDied           engine-died            1   its process crashed or was killed
+        └── EngineQuarantined    engine-quarantined     1   it died too often and is not started again
 """
 
 from __future__ import annotations
@@ -180,6 +182,14 @@ class LoadFailed(EngineError):
 
 class RunFailed(EngineError):
     code = "run-failed"
+
+
+class EngineDied(EngineError):
+    code = "engine-died"
+
+
+class EngineQuarantined(EngineError):
+    code = "engine-quarantined"
 
 
 def _subclasses(base: type[MeshError]) -> list[type[MeshError]]:

@@ -108,6 +108,18 @@ def node(
     threads: Annotated[
         int, typer.Option("--threads", min=0, max=256, help="Engine threads; 0 takes the cores that this process has.")
     ] = 0,
+    runs: Annotated[
+        int, typer.Option("--runs", min=1, max=64, help="Runs at once of one model, each with that many threads.")
+    ] = 1,
+    engine_mode: Annotated[
+        str | None,
+        typer.Option(
+            "--engine-mode",
+            metavar="WHERE",
+            help="process: engines in child processes, which cannot take the daemon with them; thread: in the daemon. "
+            "Default: process where there is memory for it.",
+        ),
+    ] = None,
     content_mib: Annotated[
         int, typer.Option("--content-mib", min=16, help="Disk that stored models may take, in MiB.")
     ] = 2048,
@@ -117,6 +129,7 @@ def node(
     as_json: JsonOption = False,
 ) -> None:
     """Run the node daemon of this device in the foreground, until Ctrl-C or SIGTERM."""
+    from mesh.runtime.engine_mode import parse_engine_mode
     from mesh.runtime.node import NodeSettings
     from nodes.daemon import NODE_PORT, check_listen, discovery_for, run_node
 
@@ -128,6 +141,8 @@ def node(
         content_capacity_bytes=content_mib << 20,
         seeds=tuple(peer or ()),
         threads=threads,
+        runs=runs,
+        engine_mode=None if engine_mode is None else parse_engine_mode(engine_mode),
     )
     run_node(settings, discovery_for(where, interface or (), peer or (), mdns), insecure, stop_with_parent, as_json)
 

@@ -7,7 +7,7 @@ commands; each command that takes time answers with exactly one event.
     PREPARING ──ContentFound──► LOADING ──Loaded──► READY ──ActivateAsked──► ACTIVE
         │ContentMissing            │LoadFailed        │                        │
         ▼                          ▼                  └──────DrainAsked────────┤
-      FAILED ◄─────────────────────┘                                           ▼
+      FAILED ◄─────────────────────┘ ◄──EngineGaveUp (or READY)────────────────▼
         └───────────────────────────DrainAsked──────────────► DRAINING ──Drained──► GONE
 
 Fencing: the highest (term, generation) per name is kept, on disk before anything is acknowledged,
@@ -96,6 +96,14 @@ class LoadingFailed:
 
 
 @dataclass(frozen=True, slots=True)
+class EngineGaveUp:
+    """The stage stays until it is drained, and answers what it gets with the reason."""
+
+    key: Key
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class ActivateAsked:
     key: Key
 
@@ -122,18 +130,8 @@ class StopAsked:
     """The daemon is going down: everything drains."""
 
 
-Event = (
-    PrepareAsked
-    | ContentFound
-    | ContentMissing
-    | Loaded
-    | LoadingFailed
-    | ActivateAsked
-    | ActivationOverdue
-    | DrainAsked
-    | Drained
-    | StopAsked
-)
+Outcome = ContentFound | ContentMissing | Loaded | LoadingFailed | EngineGaveUp | Drained
+Event = PrepareAsked | ActivateAsked | ActivationOverdue | DrainAsked | StopAsked | Outcome
 
 
 # Commands -----------------------------------------------------------------------------------------
@@ -335,7 +333,7 @@ def restore(stored: tuple[Deployment, ...], fences: Mapping[DeploymentName, Fenc
     return Deployments(records, highest), tuple(CheckContent(key) for key in records)
 
 
-def _progress(state: Deployments, event: ContentFound | ContentMissing | Loaded | LoadingFailed | Drained) -> Step:
+def _progress(state: Deployments, event: Outcome) -> Step:
     """Events that report the outcome of a command."""
     record = state.records.get(event.key)
     if record is None:
@@ -351,6 +349,8 @@ def _progress(state: Deployments, event: ContentFound | ContentMissing | Loaded 
         ):
             failed = replace(record, state=DeploymentState.FAILED, reason=reason)
             return _with(state, key, failed), (UnloadStage(key),)
+        case ((DeploymentState.LOADING | DeploymentState.READY | DeploymentState.ACTIVE), EngineGaveUp(key, reason)):
+            return _with(state, key, replace(record, state=DeploymentState.FAILED, reason=reason)), ()
         case DeploymentState.DRAINING, Drained(key):
             return _forget(state, key, record)
         case _:

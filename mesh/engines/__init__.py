@@ -5,6 +5,7 @@ Importing this imports no runtime and no NumPy; a factory does, when its engine 
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from collections.abc import Callable, Mapping
 
@@ -22,11 +23,15 @@ def _make_onnx_runtime() -> Engine:
     except ModuleNotFoundError as error:
         if error.name != "numpy":
             raise
-        raise MissingExtra(
-            "NumPy is not installed, and this device is to run models",
-            hint="install the extra infermesh[node]: pip install '.[node]' in a clone",
-        ) from error
+        raise _without_numpy() from error
     return OnnxRuntimeEngine()
+
+
+def _without_numpy() -> MissingExtra:
+    return MissingExtra(
+        "NumPy is not installed, and this device is to run models",
+        hint="install the extra infermesh[node]: pip install '.[node]' in a clone",
+    )
 
 
 def _make_fake() -> Engine:
@@ -41,6 +46,14 @@ ENGINES: Mapping[str, Callable[[], Engine]] = {
     "onnxruntime": _make_onnx_runtime,
     "fake": _make_fake,
 }
+
+
+def check_engine(name: str) -> None:
+    """For those who leave making it to a child process; raises what `make_engine` would, and imports nothing."""
+    if name not in ENGINES:
+        raise UsageError(f"unknown engine {name!r}", hint=f"one of {', '.join(ENGINES)}")
+    if name == "onnxruntime" and importlib.util.find_spec("numpy") is None:
+        raise _without_numpy()
 
 
 def make_engine(name: str = DEFAULT_ENGINE) -> Engine:

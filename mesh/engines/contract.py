@@ -2,7 +2,7 @@
 
 An engine is synchronous and knows nothing of streams: `mesh.runtime` decides on which thread or in
 which child process it runs, and turns submissions into completions. A session is used by one
-thread at a time; `terminate` alone may be called from another.
+thread at a time; `terminate` and `close` alone may be called from another.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ class LoadOptions:
     """Execution providers in order of preference."""
     threads: int = 1
     """Threads per run; 0 lets the runtime choose."""
+    runs: int = 1
+    """Runs at once of one model, each on a session of its own; the affair of `mesh.runtime`, engines ignore it."""
 
 
 class Session(Protocol):
@@ -41,6 +43,13 @@ class Session(Protocol):
 
     def terminate(self) -> None:
         """Ask a running `run` to stop at its next operator; safe from any thread."""
+        ...
+
+    def close(self) -> None:
+        """End it for good, from any thread: at once where it is a process, else a running `run` is terminated.
+
+        What a session in this process holds is freed with the session itself.
+        """
         ...
 
 

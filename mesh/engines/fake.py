@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import enum
 import json
+import os
 import threading
 from array import array
 from collections.abc import Sequence
@@ -60,6 +61,8 @@ class FakeModel:
     """If given, loading fails with this reason."""
     failing_runs: tuple[int, ...] = field(default=())
     """Which runs of a session fail, counted from 0."""
+    crashes_at: float | None = None
+    """The first element of an input that kills the process; for sessions in child processes only."""
 
     def to_bytes(self) -> bytes:
         fields = asdict(self) | {
@@ -136,6 +139,8 @@ class FakeSession:
             tensor.check_bytes(spec.name)
         number, self.runs = self.runs, self.runs + 1
         self._wait()
+        if self.model.crashes_at is not None and self.model.crashes_at in _elements(feeds[0])[:1]:
+            os.abort()
         if number in self.model.failing_runs:
             raise RunFailed(f"run {number} fails, as the model says")
         return _compute(self.model, feeds)
@@ -144,6 +149,9 @@ class FakeSession:
         with self._lock:
             if self._running is not None:
                 self._running.set()
+
+    def close(self) -> None:
+        self.terminate()
 
     def _wait(self) -> None:
         terminated = threading.Event()

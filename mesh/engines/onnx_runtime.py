@@ -156,6 +156,9 @@ class OnnxRuntimeSession:
             if self._running is not None:
                 self._running.terminate = True
 
+    def close(self) -> None:
+        self.terminate()
+
     def _compute(self, values: Mapping[str, Any], options: Any) -> Sequence[Any]:
         # OrtValues cannot be made from strings in Python; only the older call takes both.
         call = self._session.run if self._has_strings else self._session.run_with_ort_values

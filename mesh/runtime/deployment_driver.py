@@ -20,9 +20,10 @@ from mesh.core.ids import NodeId, Sha256
 from mesh.core.messages import OpenEdge
 from mesh.core.plan import Deployment, Fence
 from mesh.core.report import DeploymentReport, Happening, StageReport
-from mesh.engines.contract import Engine, LoadOptions
+from mesh.engines.contract import LoadOptions
 from mesh.errors import LoadFailed, MeshError, Refused, Timeout
 from mesh.runtime.edge_sender import EdgeSender, Link
+from mesh.runtime.engine_pool import EngineLease, EnginePool
 from mesh.runtime.stage import Stage
 from mesh.runtime.supervise import Supervisor, carry_through
 from mesh.storage.content import ContentStore
@@ -55,7 +56,7 @@ class DeploymentDriver:
         node: NodeId,
         content: ContentStore,
         store: DeploymentStore,
-        engine: Engine,
+        pool: EnginePool,
         options: LoadOptions,
         dial: DialEdge,
         fetch: Fetch,
@@ -64,7 +65,7 @@ class DeploymentDriver:
         self._node = node
         self._content = content
         self._store = store
-        self._engine = engine
+        self._pool = pool
         self._options = options
         self._dial = dial
         self._fetch = fetch
@@ -288,8 +289,8 @@ class DeploymentDriver:
         try:
             for index, sha256 in zip(stages_on(deployment, self._node), pinned, strict=True):
                 path: Path = await asyncio.to_thread(self._content.path, sha256)
-                session = await asyncio.to_thread(self._engine.load, path, self._options)
-                loaded[index] = Stage(deployment, index, session, self._edge_from(deployment, index))
+                engine = await self._pool.acquire(path, sha256, self._options, key.name)
+                loaded[index] = await self._make_stage(deployment, index, engine)
         except MeshError as error:
             await _close_all(loaded)
             await self._report_outcome(key, machine.LoadingFailed(key, str(error)))
@@ -307,6 +308,20 @@ class DeploymentDriver:
                 await self.apply(machine.ActivateAsked(key))
             except MeshError as error:  # it was removed, or the daemon stops, before it was loaded
                 self.tell(key.name, f"generation {key.fence} was not activated after the restart: {error}")
+
+    async def _make_stage(self, deployment: Deployment, index: int, engine: EngineLease) -> Stage:
+        key = machine.key_of(deployment)
+        engine.on_restart = lambda cause: self.tell(key.name, f"the engine was started again: {cause}")
+        engine.on_quarantine = lambda reason: self._give_up_engine(key, reason)
+        try:
+            return Stage(deployment, index, engine, self._edge_from(deployment, index))
+        except BaseException:
+            await engine.release()
+            raise
+
+    def _give_up_engine(self, key: Key, reason: str) -> None:
+        event = machine.EngineGaveUp(key, reason)
+        self._tasks.spawn(self._report_outcome(key, event), f"give up the engine of {key}")
 
     def _edge_from(self, deployment: Deployment, index: int) -> EdgeSender | None:
         if index + 1 == len(deployment.plan.stages):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import statistics
+import threading
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -11,8 +12,8 @@ from pathlib import Path
 from mesh.core.fleet import Link
 from mesh.core.report import MeasuredModel
 from mesh.core.tensor import DType, Tensor, TensorSpec, pack_strings
-from mesh.engines.contract import Engine, LoadOptions
-from mesh.errors import ModelUnsupported
+from mesh.engines.contract import Engine, LoadOptions, Session
+from mesh.errors import ModelUnsupported, Timeout
 
 ECHO_ROUNDS = 7
 """Round trips of an empty message; the median is taken."""
@@ -26,6 +27,9 @@ MIN_TRANSFER_SECONDS = 1e-6
 
 MIN_MODEL_RUNS = 3
 MAX_MODEL_RUNS = 30
+
+MEASURE_LIMIT_S = 60.0
+"""Over the budget, for loading and for a run that is under way when the budget is spent; what needs more hangs."""
 
 Echo = Callable[[bytes], Awaitable[object]]
 
@@ -63,13 +67,34 @@ def blank_tensor(spec: TensorSpec) -> Tensor:
 async def measure_model(engine: Engine, model: Path, options: LoadOptions, budget_seconds: float) -> MeasuredModel:
     """Median seconds of one run on blank inputs; at least `MIN_MODEL_RUNS` runs, then until the budget is spent.
 
-    Raises `LoadFailed`, `RunFailed`, or `ModelUnsupported` where inputs cannot be made up.
+    Raises `LoadFailed`, `EngineError` where a run fails or kills its engine, `Timeout` where it does not end, or
+    `ModelUnsupported` where inputs cannot be made up.
     """
-    return await asyncio.to_thread(_measure_model, engine, model, options, budget_seconds)
+    loaded: list[Session] = []
+    given_up = threading.Event()
+    try:
+        async with asyncio.timeout(budget_seconds + MEASURE_LIMIT_S):
+            return await asyncio.to_thread(_measure_model, engine, model, options, budget_seconds, loaded, given_up)
+    except TimeoutError:
+        raise Timeout(f"the model was not measured within {budget_seconds + MEASURE_LIMIT_S:g} s") from None
+    finally:
+        given_up.set()
+        for session in loaded:
+            session.close()
 
 
-def _measure_model(engine: Engine, model: Path, options: LoadOptions, budget_seconds: float) -> MeasuredModel:
+def _measure_model(
+    engine: Engine,
+    model: Path,
+    options: LoadOptions,
+    budget_seconds: float,
+    loaded: list[Session],
+    given_up: threading.Event,
+) -> MeasuredModel:
     session = engine.load(model, options)
+    loaded.append(session)
+    if given_up.is_set():
+        session.close()
     feeds = [blank_tensor(spec) for spec in session.inputs]
     session.run(feeds)  # the first run allocates
     runs: list[float] = []

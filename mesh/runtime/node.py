@@ -28,6 +28,8 @@ from mesh.hardware.probe import ProbeResult, StaticFacts, run_probe, static_fact
 from mesh.runtime.content_fetch import fetch_content
 from mesh.runtime.deployment_driver import DeploymentDriver
 from mesh.runtime.edge_sender import Link
+from mesh.runtime.engine_mode import EngineMode, choose_engine_mode, make_child_engine
+from mesh.runtime.engine_pool import EnginePool
 from mesh.runtime.node_service import NodeService
 from mesh.runtime.service_manager import ServiceManager
 from mesh.runtime.supervise import Supervisor
@@ -61,6 +63,10 @@ class NodeSettings:
     """Nodes to introduce ourselves to, "host:port", where multicast does not reach."""
     threads: int = 0
     """Engine threads; 0 takes the cores that the process has."""
+    runs: int = 1
+    """Runs at once of one model, each with so many threads."""
+    engine_mode: EngineMode | None = None
+    """None: child processes where there is memory for them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,12 +122,18 @@ class Node:
                     await driver.stop()
 
     def _compose(self, store: DeploymentStore, tasks: Supervisor) -> tuple[DeploymentDriver, NodeService]:
-        engine = make_engine(self._settings.engine)
         facts = static_facts(self._settings.data_dir)
-        options = LoadOptions(threads=self._settings.threads or max(1, int(facts.cores)))
+        mode = choose_engine_mode(self._settings.engine_mode, facts.memory_available_bytes)
+        if mode is EngineMode.PROCESS:
+            engine = make_child_engine(self._settings.engine, facts.memory_available_bytes)
+        else:
+            engine = make_engine(self._settings.engine)
+        cores = max(1, int(facts.cores))
+        options = LoadOptions(threads=self._settings.threads or cores, runs=self._settings.runs)
+        pool = EnginePool(engine, slots=max(1, cores // options.threads, options.runs))
         fetch = partial(fetch_content, self._content, self._client)
         driver = DeploymentDriver(
-            self._identity.node_id, self._content, store, engine, options, self._dial_edge, fetch, tasks
+            self._identity.node_id, self._content, store, pool, options, self._dial_edge, fetch, tasks
         )
         return driver, NodeService(self._capabilities, driver, self._content, engine, options, self._client, fetch)
 

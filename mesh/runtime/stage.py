@@ -8,8 +8,7 @@ Slots leave in the order in which frames were taken; frames that need no computi
 another stage decided, a spent budget) keep their place in that order. Bytes are bounded by the edges'
 credits, frames without bytes by the window of their stream: one that passes it is closed, alone.
 
-The node's runtime makes a stage, spawns `run`, and owns it; everything here happens on its event
-loop, except the engine's thread inside `EngineHost`.
+The node's runtime makes a stage, spawns `run`, and owns it; everything here happens on its event loop.
 """
 
 from __future__ import annotations
@@ -25,10 +24,9 @@ from mesh.control.timing import DRAIN_TIMEOUT_S
 from mesh.core.frame import Frame, Hop, Outcome, StreamClass
 from mesh.core.messages import OpenStream
 from mesh.core.plan import Deployment
-from mesh.engines.contract import Session
-from mesh.errors import DeploymentNotFound, MeshError, Overloaded, ProtocolViolation, Refused
+from mesh.errors import DeploymentNotFound, MeshError, Overloaded, ProtocolViolation, Refused, Timeout
 from mesh.runtime.edge_sender import EdgeSender
-from mesh.runtime.engine_host import Completion, EngineHost
+from mesh.runtime.engine_pool import Completion, EngineLease
 from mesh.runtime.stage_ports import Sink, Upstream
 from mesh.runtime.stage_wiring import wire_tensors
 
@@ -104,7 +102,7 @@ class Stage:
         self,
         deployment: Deployment,
         index: int,
-        session: Session,
+        engine: EngineLease,
         downstream: EdgeSender | None,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -125,8 +123,8 @@ class Stage:
         self._is_accepting = False
         self._idle = asyncio.Event()
         self._idle.set()
-        self._feeds, self._leaving = wire_tensors(deployment, index, session)
-        self._host: EngineHost[Slot] = EngineHost(session, self._on_complete, f"{deployment.name}-{index}")
+        self._feeds, self._leaving = wire_tensors(deployment, index, engine)
+        self._engine = engine
         if downstream is not None:
             downstream.on_stream_closed = self._downstream_closed
 
@@ -273,7 +271,9 @@ class Stage:
                 slot.decide(self._without_tensors(item, Outcome.LATE, error))
             else:
                 self._submitted += 1
-                self._host.submit(slot, [item.frame.tensors[position] for position in self._feeds])
+                feeds = [item.frame.tensors[position] for position in self._feeds]
+                end_at = None if item.deadline_at is None else time.monotonic() + item.deadline_at - self._now()
+                self._engine.submit(slot, feeds, self._on_complete, end_at)
             item.upstream.consumed(item.size_bytes)
         if self._slots and self._slots[0].result is not None:
             self._wake.set()
@@ -298,16 +298,17 @@ class Stage:
             return 0
         return max(1, int((item.deadline_at - self._now()) * 1e6))
 
-    def _on_complete(self, completion: Completion[Slot]) -> None:
+    def _on_complete(self, completion: Completion) -> None:
         self._submitted -= 1
-        slot = completion.token
+        slot: Slot = completion.token
         item = slot.item
         statistics = self.statistics
         queue_us = max(0, int((completion.started_at - item.received_at) * 1e6))
         hop = Hop(self.index, queue_us, int(completion.compute_seconds * 1e6))
         if completion.error is not None:
             statistics.failed += 1
-            slot.decide(self._without_tensors(item, Outcome.FAILED, completion.error))
+            outcome = Outcome.LATE if isinstance(completion.error, Timeout) else Outcome.FAILED
+            slot.decide(self._without_tensors(item, outcome, completion.error))
         else:
             statistics.frames += 1
             weight = EWMA_WEIGHT if statistics.frames > 1 else 1.0
@@ -382,4 +383,4 @@ class Stage:
         """Free engine and edge; only after `drain`, or when the node goes down."""
         if self._downstream is not None:
             await self._downstream.close()
-        await self._host.close()
+        await self._engine.release()

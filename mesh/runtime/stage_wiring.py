@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from mesh.core.plan import Deployment
-from mesh.engines.contract import Session
 from mesh.errors import ModelInvalid
+from mesh.runtime.engine_pool import EngineLease
 
 
 def wire_tensors(
-    deployment: Deployment, index: int, session: Session
+    deployment: Deployment, index: int, engine: EngineLease
 ) -> tuple[tuple[int, ...], tuple[tuple[bool, int], ...]]:
     """(positions of the entering tensors to feed, for each leaving tensor: is it an output, and which one).
 
@@ -16,11 +16,11 @@ def wire_tensors(
     nor is made, and for an input that no edge carries.
     """
     entering = [spec.name for spec in deployment.boundaries[index]]
-    made = [spec.name for spec in session.outputs]
-    missing = [spec.name for spec in session.inputs if spec.name not in entering]
+    made = [spec.name for spec in engine.outputs]
+    missing = [spec.name for spec in engine.inputs if spec.name not in entering]
     if missing:
         raise ModelInvalid(f"stage {index} needs {missing}, which no edge carries to it")
-    feeds = tuple(entering.index(spec.name) for spec in session.inputs)
+    feeds = tuple(entering.index(spec.name) for spec in engine.inputs)
     leaving: list[tuple[bool, int]] = []
     for spec in deployment.boundaries[index + 1]:
         if spec.name in made:

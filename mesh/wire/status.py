@@ -52,6 +52,7 @@ _STATUS_CODES: dict[type[MeshError], grpc.StatusCode] = {
     errors.StorageFull: grpc.StatusCode.RESOURCE_EXHAUSTED,
     errors.ListenError: grpc.StatusCode.UNAVAILABLE,
     errors.EngineError: grpc.StatusCode.INTERNAL,
+    errors.EngineQuarantined: grpc.StatusCode.UNAVAILABLE,
 }
 """Per class, or the nearest one above it. For callers of other kinds; mesh callers read the metadata."""
 

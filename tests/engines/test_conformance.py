@@ -14,6 +14,7 @@ from onnx import TensorProto, helper
 
 from mesh.core.tensor import DType, Tensor, TensorSpec, pack_strings
 from mesh.engines import ENGINES, make_engine
+from mesh.engines.child_process import ChildEngine
 from mesh.engines.contract import Engine, LoadOptions, Session
 from mesh.engines.fake import FakeModel, Operation
 from mesh.errors import LoadFailed, RunFailed, TensorMismatch, UsageError
@@ -95,9 +96,9 @@ def engine_name(request: pytest.FixtureRequest) -> Any:
     return request.param
 
 
-@pytest.fixture
-def engine(engine_name: str) -> Engine:
-    return make_engine(engine_name)
+@pytest.fixture(params=["in-process", "child"])
+def engine(request: pytest.FixtureRequest, engine_name: str) -> Engine:
+    return ChildEngine(engine_name) if request.param == "child" else make_engine(engine_name)
 
 
 @pytest.fixture

@@ -18,6 +18,7 @@ from mesh.discovery.memory import MemoryDiscovery, MemoryNetwork
 from mesh.engines.contract import Engine
 from mesh.runtime import node as node_module
 from mesh.runtime.deployment_driver import DeploymentDriver
+from mesh.runtime.engine_mode import EngineMode
 from mesh.runtime.frame_stream import FrameStream, StreamOptions
 from mesh.runtime.node import Node, NodeSettings
 from mesh.runtime.stage import Stage
@@ -82,7 +83,9 @@ class FakeMesh:
         self.patch.setattr(node_module, "DeploymentDriver", make_driver)
         stop, ready = asyncio.Event(), asyncio.get_running_loop().create_future()
         node = Node(
-            NodeSettings(self.folder / name, "127.0.0.1:0", name, engine="fake", threads=1),
+            NodeSettings(
+                self.folder / name, "127.0.0.1:0", name, engine="fake", threads=1, engine_mode=EngineMode.THREAD
+            ),
             MemoryDiscovery(MemoryNetwork()),
         )
         task = self.tasks.spawn(node.run(stop, ready.set_result), f"node {name}")

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import struct
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
 from mesh.core.ids import DeploymentName, NodeId, Sha256
 from mesh.core.plan import Deployment, Fence, Objective, Plan, Prediction, Segment, Stage
 from mesh.core.tensor import DType, Tensor, TensorSpec
-from mesh.engines.contract import LoadOptions
+from mesh.engines.contract import Engine, LoadOptions
 from mesh.engines.fake import FakeEngine, FakeModel, FakeSession, Operation
 from mesh.errors import RunFailed
+from mesh.runtime.engine_pool import EngineLease, EnginePool
 
 FIRST = Fence(1, 1)
 
@@ -107,6 +109,16 @@ def make_deployment(
     plan = Plan(Sha256("0" * 64), Objective.THROUGHPUT, False, stages, Prediction(1.0, 1.0), 1.0, "made up", (), window)
     crossing = tuple(tuple(spec(each) for each in boundary) for boundary in names)
     return Deployment(DeploymentName(name), fence, plan, crossing[0], crossing[-1], crossing, dict(addresses))
+
+
+@contextlib.asynccontextmanager
+async def lease_alone(engine: Engine, model: Loadable) -> AsyncIterator[EngineLease]:
+    """An engine that nobody else uses; released by a stage that is closed, or at the end."""
+    pool = EnginePool(engine)
+    try:
+        yield await pool.acquire(model.to_bytes(), digest_of(model), LoadOptions())
+    finally:
+        await pool.close()
 
 
 # Engine -------------------------------------------------------------------------------------------

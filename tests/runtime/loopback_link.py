@@ -14,7 +14,6 @@ from mesh.core.ids import NodeId
 from mesh.core.messages import Message, OpenEdge, OpenResults
 from mesh.core.plan import Deployment, Fence
 from mesh.core.tensor import TensorSpec
-from mesh.engines.contract import LoadOptions
 from mesh.engines.fake import FakeModel
 from mesh.errors import DeploymentNotFound, MeshError, NodeLost
 from mesh.runtime.edge_receiver import EdgeReceiver, ResultsSender, ServerLink
@@ -23,7 +22,7 @@ from mesh.runtime.frame_stream import FrameStream, StreamOptions
 from mesh.runtime.stage import Stage
 from mesh.runtime.supervise import Supervisor
 from mesh.wire.channel import NodeClient
-from tests.runtime.fake_models import GatedEngine, make_deployment
+from tests.runtime.fake_models import GatedEngine, lease_alone, make_deployment
 
 CAPACITY = 16
 """Messages under way in one direction; a transport has some room, and it ends."""
@@ -165,7 +164,7 @@ async def open_memory_chain(
     """A deployment of `models`, one in-memory node each, active."""
     addresses = {NodeId(f"{index:032x}"): f"memory:{index}" for index in range(len(models))}
     deployment = make_deployment(models, addresses, boundaries=boundaries, window=window)
-    async with Supervisor() as tasks:
+    async with contextlib.AsyncExitStack() as leases, Supervisor() as tasks:
         nodes = {address: MemoryNode(tasks) for address in addresses.values()}
         engines = [GatedEngine() for _ in models]
         stages = []
@@ -178,7 +177,8 @@ async def open_memory_chain(
                     f"node {index + 1}",
                     tasks.spawn,
                 )
-            stage = Stage(deployment, index, engines[index].load(model.to_bytes(), LoadOptions()), after)
+            engine = await leases.enter_async_context(lease_alone(engines[index], model))
+            stage = Stage(deployment, index, engine, after)
             nodes[address].stages.append(stage)
             tasks.spawn(stage.run(), f"stage {index}")
             stage.activate()

@@ -19,6 +19,7 @@ from mesh.discovery.memory import MemoryDiscovery, MemoryNetwork
 from mesh.hardware.probe import ProbeResult
 from mesh.runtime import node as node_module
 from mesh.runtime.coordinator_daemon import CoordinatorDaemon, CoordinatorSettings
+from mesh.runtime.engine_mode import EngineMode
 from mesh.runtime.node import Node, NodeSettings
 
 START_LIMIT_S = 20.0
@@ -98,7 +99,10 @@ async def running(daemon: Daemon) -> AsyncIterator[Running]:
 
 
 def make_node(network: MemoryNetwork, folder: Path, name: str, listen: str = "127.0.0.1:0") -> Node:
-    return Node(NodeSettings(folder / name, listen, name=name, threads=1), MemoryDiscovery(network))
+    return Node(
+        NodeSettings(folder / name, listen, name=name, threads=1, engine_mode=EngineMode.THREAD),
+        MemoryDiscovery(network),
+    )
 
 
 def make_coordinator(

@@ -16,6 +16,7 @@ from mesh.core.ids import NodeId
 from mesh.discovery.memory import MemoryDiscovery, MemoryNetwork
 from mesh.hardware.probe import ProbeResult
 from mesh.runtime import node as node_module
+from mesh.runtime.engine_mode import EngineMode
 from mesh.runtime.node import Node, NodeReady, NodeSettings
 
 ROOT = Path(__file__).parents[2]
@@ -57,7 +58,7 @@ async def main(folder: Path) -> None:
         print(ready.identity.node_id, ready.address, flush=True)
 
     async with asyncio.TaskGroup() as group:
-        settings = NodeSettings(folder, "127.0.0.1:0", "child", engine="fake", threads=1)
+        settings = NodeSettings(folder, "127.0.0.1:0", "child", engine="fake", threads=1, engine_mode=EngineMode.THREAD)
         group.create_task(Node(settings, MemoryDiscovery(MemoryNetwork())).run(stop, tell))
         await asyncio.to_thread(sys.stdin.read)
         stop.set()

@@ -16,7 +16,6 @@ from mesh.core.frame import Frame, Outcome, StreamClass
 from mesh.core.ids import NodeId
 from mesh.core.messages import OpenStream
 from mesh.core.tensor import Tensor
-from mesh.engines.contract import LoadOptions
 from mesh.engines.fake import FakeModel, Operation
 from mesh.errors import (
     DeploymentNotFound,
@@ -34,6 +33,7 @@ from tests.runtime.fake_models import (
     add_one,
     chain,
     copy,
+    lease_alone,
     make_deployment,
     spec,
     until,
@@ -222,9 +222,9 @@ async def alone(model: FakeModel | None = None) -> AsyncIterator[Alone]:
     used = model or copy()
     deployment = make_deployment([used], {NodeId("0" * 32): "memory:0"})
     engine, now = GatedEngine(), [0.0]
-    stage = Stage(deployment, 0, engine.load(used.to_bytes(), LoadOptions()), None, lambda: now[0])
-    stage.activate()
-    async with asyncio.TaskGroup() as group:
+    async with lease_alone(engine, used) as lease, asyncio.TaskGroup() as group:
+        stage = Stage(deployment, 0, lease, None, lambda: now[0])
+        stage.activate()
         sending = group.create_task(stage.run())
         try:
             yield Alone(stage, engine, now)

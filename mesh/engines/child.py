@@ -1,0 +1,196 @@
+"""The child process of an engine: one loaded model, run for the parent on the other end of a socket.
+
+Started by `mesh.engines.child_process`. What crashes, hangs or runs out of memory here takes this
+process and nothing else. It loads no more than its engine needs, because it starts again after each
+crash. It ends when the parent closes the sockets, and with the parent however that ends; on Linux the
+kernel sees to it. The main thread computes; another one hears `terminate` meanwhile.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import os
+import resource
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+
+from mesh.core.tensor import Tensor
+from mesh.engines import make_engine
+from mesh.engines.child_channel import (
+    RUN_NUMBER,
+    Channel,
+    Message,
+    Region,
+    describe_empty,
+    needed_bytes,
+    read_layout,
+    spec_to_json,
+)
+from mesh.engines.contract import Engine, LoadOptions, Session
+from mesh.errors import LoadFailed, MeshError, RunFailed
+
+MAX_IDLE_REGIONS = 4
+"""Answers that wait at the parent keep their regions; more than this many free ones are given back."""
+
+OOM_SCORE = 800
+"""Of 1000: where the device runs out of memory, the kernel takes an engine before the daemon and most else."""
+
+_PR_SET_PDEATHSIG = 1
+
+
+def main(arguments: Sequence[str]) -> int:
+    """`arguments`: descriptors of the data and the control socket, and the parent's process id."""
+    data, control, parent = map(int, arguments)
+    _die_with_parent(parent)
+    _expect_trouble()
+    channel = Channel(socket.socket(fileno=data))
+    try:
+        opening, descriptor = channel.receive()
+        session = _answer_opening(channel, opening, descriptor)
+        if session is None:
+            return 1
+        Worker(session, channel, socket.socket(fileno=control)).serve()
+    except (EOFError, OSError):
+        return 0  # the parent has gone, or has closed the session
+    return 0
+
+
+def _die_with_parent(parent: int) -> None:
+    if sys.platform != "linux":
+        return  # the closed sockets end this process there
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent:  # it died before it was asked for
+        os._exit(1)
+
+
+def _expect_trouble() -> None:
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core file per crash would fill an SD card
+    try:
+        Path("/proc/self/oom_score_adj").write_text(str(OOM_SCORE))
+    except OSError:
+        return  # no such file, or a container that forbids it: then the kernel chooses by size
+
+
+def _limit_memory(limit_bytes: int) -> None:
+    """Private writable memory, which leaves out libraries and shared regions. Over it, allocations fail."""
+    if limit_bytes:
+        resource.setrlimit(resource.RLIMIT_DATA, (limit_bytes, limit_bytes))
+
+
+def _answer_opening(channel: Channel, opening: Message, descriptor: int | None) -> Session | None:
+    try:
+        _limit_memory(opening["memory_limit"])
+        session = _load(make_engine(opening["engine"]), opening, descriptor)
+    except MeshError as error:
+        channel.send(_describe(error))
+        return None
+    except MemoryError:
+        channel.send(_describe(LoadFailed("there is not enough memory to load the model")))
+        return None
+    specs = {"inputs": session.inputs, "outputs": session.outputs}
+    channel.send({role: [spec_to_json(spec) for spec in each] for role, each in specs.items()})
+    return session
+
+
+def _load(engine: Engine, opening: Message, descriptor: int | None) -> Session:
+    options = LoadOptions(tuple(opening["providers"]), opening["threads"])
+    if descriptor is None:
+        return engine.load(Path(opening["path"]), options)
+    with os.fdopen(descriptor, "rb") as file:
+        return engine.load(file.read(opening["size"]), options)
+
+
+def _describe(error: MeshError) -> Message:
+    return {"error": [error.code, error.message, error.hint]}
+
+
+class Worker:
+    """Owns the session and the regions with answers."""
+
+    def __init__(self, session: Session, channel: Channel, control: socket.socket) -> None:
+        self._session = session
+        self._channel = channel
+        self._control = control
+        self._lock = threading.Lock()
+        self._current = 0
+        """Number of the run that is under way, or 0."""
+        self._feeds = memoryview(b"")
+        self._regions: dict[int, Region] = {}
+        """All that the parent knows, those that are free included."""
+        self._free: list[int] = []
+        self._made = 0
+
+    def serve(self) -> None:
+        """Until the parent closes; raises `EOFError` or `OSError` then."""
+        threading.Thread(target=self._hear_terminate, name="terminate", daemon=True).start()
+        while True:
+            asked, descriptor = self._channel.receive()
+            if descriptor is not None:
+                self._feeds = memoryview(mmap.mmap(descriptor, asked["size"]))
+                os.close(descriptor)
+            self._free.extend(asked["free"])
+            answer, region = self._run(asked)
+            self._channel.send(answer, region)
+
+    def _run(self, asked: Message) -> tuple[Message, int | None]:
+        with self._lock:
+            self._current = asked["run"]
+        try:
+            outputs = self._session.run(read_layout(asked["feeds"], self._feeds))
+        except MeshError as error:
+            return _describe(error), None
+        except MemoryError:
+            return _describe(RunFailed("there is not enough memory for this run")), None
+        except Exception as failure:  # an engine's bug must cost one answer, not the process
+            reason = f"the engine failed unexpectedly: {type(failure).__name__}: {failure}"
+            return _describe(RunFailed(reason)), None
+        finally:
+            with self._lock:
+                self._current = 0
+        return self._hand_over(outputs)
+
+    def _hand_over(self, outputs: list[Tensor]) -> tuple[Message, int | None]:
+        size = needed_bytes(outputs)
+        if not size:
+            return {"outputs": describe_empty(outputs), "region": 0, "dropped": []}, None
+        region, is_new, dropped = self._take_region(size)
+        answer = {
+            "outputs": region.write(outputs),
+            "region": region.number,
+            "size": region.size_bytes,
+            "dropped": dropped,
+        }
+        return answer, region.descriptor if is_new else None
+
+    def _take_region(self, size: int) -> tuple[Region, bool, list[int]]:
+        """A region for `size` bytes, whether the parent has yet to see it, and those that are no more."""
+        fitting = [number for number in self._free if self._regions[number].size_bytes >= size]
+        if fitting:
+            chosen = min(fitting, key=lambda number: self._regions[number].size_bytes)
+            self._free.remove(chosen)
+            dropped = self._drop(self._free[:-MAX_IDLE_REGIONS])
+            return self._regions[chosen], False, dropped
+        # What is free is too small: answers have grown, so these would never be used again.
+        dropped = self._drop(list(self._free))
+        self._made += 1
+        region = self._regions[self._made] = Region(self._made, size)
+        return region, True, dropped
+
+    def _drop(self, numbers: list[int]) -> list[int]:
+        for number in numbers:
+            self._free.remove(number)
+            self._regions.pop(number).close()
+        return numbers
+
+    def _hear_terminate(self) -> None:
+        while said := self._control.recv(RUN_NUMBER.size):
+            (number,) = RUN_NUMBER.unpack(said)
+            with self._lock:
+                if number == self._current:
+                    self._session.terminate()
+        os._exit(0)  # the parent has gone, and nobody waits for what is being computed
