@@ -13,6 +13,7 @@ import math
 import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 from mesh.control.timing import CALL_TIMEOUT_S
 from mesh.core.fleet import Capabilities, NodeState, Peer
@@ -20,9 +21,12 @@ from mesh.core.ids import NodeId
 from mesh.core.report import DeploymentReport, NodeView
 from mesh.discovery.contract import Discovery, PeerGone, PeerSeen
 from mesh.errors import MeshError, NodeLost, Timeout
+from mesh.runtime.node_clients import NodeClients
 from mesh.runtime.supervise import Supervisor
 from mesh.wire.channel import NodeClient
 from mesh.wire.ended_calls import await_ended_calls
+
+Value = TypeVar("Value")
 
 SETTLE_LEAST_S = 1.2
 """mDNS answers arrive within a second of the question on a healthy LAN."""
@@ -53,15 +57,24 @@ class Answered:
     highest_term: int
 
 
+MAX_NODE_CLIENTS = 1024
+"""Connections that are kept, above any fleet; those to addresses that are gone are closed sooner, by their idleness."""
+
+MAX_REMEMBERED = 1024
+"""Peers and addresses that are remembered besides those that discovery shows; the latest ones."""
+
+
 class Fleet:
     """Enter with `open_fleet`. `settles` is False where discovery knows everyone at once (seeds only)."""
 
-    def __init__(self, discovery: Discovery, *, settles: bool, only: frozenset[NodeId] | None = None) -> None:
+    def __init__(
+        self, discovery: Discovery, clients: NodeClients, *, settles: bool, only: frozenset[NodeId] | None = None
+    ) -> None:
         self._discovery = discovery
         self._settles = settles
         self._only = only
         self._peers: dict[str, Peer] = {}
-        self._clients: dict[str, NodeClient] = {}
+        self._clients = clients
         self._heard_of: dict[str, Peer] = {}
         self._last_known: dict[str, NodeView] = {}
         self._silent_at: dict[str, float] = {}
@@ -123,10 +136,7 @@ class Fleet:
     # Asking ---------------------------------------------------------------------------------------
 
     def client(self, address: str) -> NodeClient:
-        client = self._clients.get(address)
-        if client is None:
-            client = self._clients[address] = NodeClient(address)
-        return client
+        return self._clients.get(address)
 
     async def nodes(self) -> list[NodeView]:
         """Everyone who was announced; those who do not answer are marked lost."""
@@ -189,7 +199,7 @@ class Fleet:
         if not answers:
             return self._lost_view(peer)
         view = answers[0]
-        self._last_known[self._key(peer)] = view
+        _remember(self._last_known, self._key(peer), view)
         return view
 
     async def _try_address(self, peer: Peer, address: str) -> NodeView | None:
@@ -200,11 +210,12 @@ class Fleet:
             capabilities, introduced = await self.client(address).describe(CALL_TIMEOUT_S)
         except MeshError:
             if time.monotonic() - began > SILENCE_MEMORY_S / 4:
-                self._silent_at[address] = time.monotonic()
+                _remember(self._silent_at, address, time.monotonic())
             return None  # the answer is "lost", which the caller says by name
         if peer.node_id is not None and capabilities.node_id != peer.node_id:
             return None  # another node has taken over that address
-        self._heard_of.update({str(other.node_id): other for other in introduced})
+        for other in introduced:
+            _remember(self._heard_of, str(other.node_id), other)
         view = NodeView(capabilities, address)
         self.client(address).call_it(_describe_peer(view))
         return view
@@ -232,10 +243,15 @@ class Fleet:
         return NodeView(capabilities, peer.addresses[0], is_lost=True)
 
     async def close(self) -> None:
-        for client in self._clients.values():
-            await client.close()
-        self._clients.clear()
+        await self._clients.close()
         await await_ended_calls()
+
+
+def _remember(known: dict[str, Value], key: str, value: Value) -> None:
+    known.pop(key, None)
+    known[key] = value
+    if len(known) > MAX_REMEMBERED:
+        del known[next(iter(known))]
 
 
 def _tells_of(answer: Answered | None, name: str) -> bool:
@@ -261,7 +277,7 @@ async def open_fleet(
     discovery: Discovery, tasks: Supervisor, *, settles: bool, only: frozenset[NodeId] | None = None
 ) -> AsyncIterator[Fleet]:
     """A fleet that watches `discovery` (which it enters) until the block ends."""
-    fleet = Fleet(discovery, settles=settles, only=only)
+    fleet = Fleet(discovery, NodeClients(tasks.spawn, MAX_NODE_CLIENTS), settles=settles, only=only)
     async with discovery:
         watching = tasks.spawn(fleet.watch(), "watch discovery")
         try:

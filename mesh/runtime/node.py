@@ -23,13 +23,14 @@ from mesh.core.plan import Deployment
 from mesh.discovery.contract import Advertisement, Discovery
 from mesh.engines import make_engine
 from mesh.engines.contract import LoadOptions
-from mesh.errors import MeshError, Overloaded, ProtocolViolation, UsageError
+from mesh.errors import MeshError, ProtocolViolation, UsageError
 from mesh.hardware.probe import ProbeResult, StaticFacts, run_probe, static_facts
 from mesh.runtime.content_fetch import fetch_content
 from mesh.runtime.deployment_driver import DeploymentDriver
 from mesh.runtime.edge_sender import Link
 from mesh.runtime.engine_mode import EngineMode, choose_engine_mode, make_child_engine
 from mesh.runtime.engine_pool import EnginePool
+from mesh.runtime.node_clients import NodeClients
 from mesh.runtime.node_service import NodeService
 from mesh.runtime.service_manager import ServiceManager
 from mesh.runtime.supervise import Supervisor
@@ -45,7 +46,7 @@ API_VERSION = "1"
 """Of `mesh.v1`; told in the advertisement so that a peer of another version is recognised before it is called."""
 
 MAX_PEER_CLIENTS = 64
-"""Connections to other nodes that are kept; a plan has fewer stages than that."""
+"""Connections to other nodes that are kept; a node has fewer streams to others than that at one time."""
 
 SERVER_GRACE_S = 1.0
 """For calls that are answered while the server stops."""
@@ -87,7 +88,6 @@ class Node:
         self._discovery = discovery
         self._state = NodeState.MEASURING
         self._probe = ProbeResult()
-        self._clients: dict[str, NodeClient] = {}
 
     async def run(self, stop: asyncio.Event, on_ready: Callable[[NodeReady], None]) -> None:
         """Run until `stop` is set. Raises `StorageError`, `ListenError`, `MissingExtra` before `on_ready`."""
@@ -98,7 +98,8 @@ class Node:
             store = DeploymentStore(folder)
             async with contextlib.AsyncExitStack() as stack:
                 tasks = await stack.enter_async_context(Supervisor())
-                stack.push_async_callback(self._close_clients)
+                self._clients = NodeClients(tasks.spawn, MAX_PEER_CLIENTS)
+                stack.push_async_callback(self._clients.close)
                 driver, service = self._compose(store, tasks)
                 stack.push_async_callback(driver.close)
                 # Before anybody can ask for anything: the fences must be in force by then.
@@ -131,11 +132,11 @@ class Node:
         cores = max(1, int(facts.cores))
         options = LoadOptions(threads=self._settings.threads or cores, runs=self._settings.runs)
         pool = EnginePool(engine, slots=max(1, cores // options.threads, options.runs))
-        fetch = partial(fetch_content, self._content, self._client)
+        fetch = partial(fetch_content, self._content, self._clients.get)
         driver = DeploymentDriver(
             self._identity.node_id, self._content, store, pool, options, self._dial_edge, fetch, tasks
         )
-        return driver, NodeService(self._capabilities, driver, self._content, engine, options, self._client, fetch)
+        return driver, NodeService(self._capabilities, driver, self._content, engine, options, self._clients.get, fetch)
 
     def _capabilities(self) -> Capabilities:
         facts: StaticFacts = static_facts(self._settings.data_dir)
@@ -186,21 +187,8 @@ class Node:
         finally:
             await client.close()
 
-    def _client(self, address: str) -> NodeClient:
-        client = self._clients.get(address)
-        if client is None:
-            if len(self._clients) >= MAX_PEER_CLIENTS:
-                raise Overloaded(f"this node talks to {MAX_PEER_CLIENTS} others, its limit")
-            client = self._clients[address] = NodeClient(address)
-        return client
-
     def _dial_edge(self, address: str) -> Link:
-        return self._client(address).open_edge()
-
-    async def _close_clients(self) -> None:
-        for client in self._clients.values():
-            await client.close()
-        self._clients.clear()
+        return self._clients.get(address).open_edge()
 
 
 def read_deployments(store: DeploymentStore) -> tuple[Deployment, ...]:

@@ -6,7 +6,8 @@ Every call has a deadline. Credentials are an argument from the first day; None 
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Sequence
+import contextlib
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -20,6 +21,7 @@ from mesh.core.measurement import SourceReport, SourceRequest, StageTrace
 from mesh.core.plan import Deployment
 from mesh.core.report import DeploymentReport, MeasuredModel
 from mesh.core.tensor import TensorSpec
+from mesh.errors import NodeLost
 from mesh.v1 import node_pb2, node_pb2_grpc
 from mesh.wire import convert, convert_measurement
 from mesh.wire.door_checks import check_number
@@ -63,12 +65,30 @@ class NodeClient:
         self._credentials = credentials
         self._control = open_channel(address, credentials)
         self._data: grpc.aio.Channel | None = None
+        self._calls = 0
+        self._streams: set[Any] = set()
         self._node: Any = node_pb2_grpc.NodeServiceStub(self._control)
         self._content: Any = node_pb2_grpc.ContentServiceStub(self._control)
 
     def call_it(self, peer: str) -> None:
         """Name the node in errors from now on: who is behind an address shows when it has answered."""
         self._peer = peer
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a call or a stream is under way, which closing would end."""
+        return self._calls > 0 or bool(self._streams)
+
+    @contextlib.contextmanager
+    def _calling(self) -> Iterator[None]:
+        self._calls += 1
+        try:
+            with translate_rpc_errors(self._peer):
+                yield
+        except grpc.aio.UsageError:  # what gRPC says of a channel that its owner has closed
+            raise NodeLost(f"the connection to {self._peer} was closed here") from None
+        finally:
+            self._calls -= 1
 
     async def close(self) -> None:
         await self._control.close()
@@ -78,67 +98,67 @@ class NodeClient:
     # Control --------------------------------------------------------------------------------------
 
     async def get_capabilities(self, timeout_s: float = CALL_TIMEOUT_S) -> Capabilities:
-        with translate_rpc_errors(self._peer):
+        with self._calling():
             answer = await self._node.GetCapabilities(node_pb2.GetCapabilitiesRequest(), timeout=timeout_s)
         return convert.capabilities_from_proto(answer.capabilities)
 
     async def describe(self, timeout_s: float = CALL_TIMEOUT_S) -> tuple[Capabilities, list[Peer]]:
         """Its capabilities, and the nodes that introduced themselves to it."""
-        with translate_rpc_errors(self._peer):
+        with self._calling():
             answer = await self._node.GetCapabilities(node_pb2.GetCapabilitiesRequest(), timeout=timeout_s)
         introduced = [convert.introduced_from_proto(peer) for peer in answer.introduced[:MAX_INTRODUCED]]
         return convert.capabilities_from_proto(answer.capabilities), introduced
 
     async def introduce(self, node_id: NodeId, name: str, port: int) -> None:
         """Make the caller known to this node."""
-        with translate_rpc_errors(self._peer):
+        with self._calling():
             request = node_pb2.IntroduceRequest(node_id=node_id, name=name, port=port)
             await self._node.Introduce(request, timeout=CALL_TIMEOUT_S)
 
     async def list_deployments(
         self, name: str = "", timeout_s: float = CALL_TIMEOUT_S
     ) -> tuple[list[DeploymentReport], int]:
-        with translate_rpc_errors(self._peer):
+        with self._calling():
             request = node_pb2.ListDeploymentsRequest(name=name)
             answer = await self._node.ListDeployments(request, timeout=timeout_s)
         return [convert.report_from_proto(status) for status in answer.deployments], answer.highest_term
 
     async def prepare(self, deployment: Deployment) -> float:
-        with translate_rpc_errors(self._peer):
+        with self._calling():
             request = node_pb2.PrepareRequest(deployment=convert.deployment_to_proto(deployment))
             answer = await self._node.Prepare(request, timeout=LOAD_TIMEOUT_S)
         return float(answer.load_seconds)
 
     async def activate(self, key: Key) -> None:
-        with translate_rpc_errors(self._peer):
+        with self._calling():
             request = node_pb2.ActivateRequest(name=key.name, term=key.fence.term, generation=key.fence.generation)
             await self._node.Activate(request, timeout=CALL_TIMEOUT_S)
 
     async def drain(self, key: Key) -> None:
-        with translate_rpc_errors(self._peer):
+        with self._calling():
             request = node_pb2.DrainRequest(name=key.name, term=key.fence.term, generation=key.fence.generation)
             await self._node.Drain(request, timeout=2 * DRAIN_TIMEOUT_S)
 
     async def measure_link(self, address: str) -> Link:
-        with translate_rpc_errors(self._peer):
+        with self._calling():
             request = node_pb2.MeasureLinkRequest(address=address)
             answer = await self._node.MeasureLink(request, timeout=LINK_TIMEOUT_S)
         return Link(answer.latency_seconds, answer.bytes_per_second)
 
     async def echo(self, payload: bytes) -> int:
-        with translate_rpc_errors(self._peer):
+        with self._calling():
             answer = await self._node.Echo(node_pb2.EchoRequest(payload=payload), timeout=LINK_TIMEOUT_S)
         return int(answer.received_bytes)
 
     async def measure_model(self, sha256: Sha256, budget_seconds: float) -> MeasuredModel:
-        with translate_rpc_errors(self._peer):
+        with self._calling():
             request = node_pb2.MeasureModelRequest(sha256=sha256, budget_seconds=budget_seconds)
             answer = await self._node.MeasureModel(request, timeout=MEASURE_TIMEOUT_S)
         return MeasuredModel(answer.run_seconds, answer.runs)
 
     async def run_source(self, key: Key, request: SourceRequest) -> SourceReport:
         """Make frames inside this node, the head of the deployment; returns after the time asked for."""
-        with translate_rpc_errors(self._peer):
+        with self._calling():
             answer = await self._node.RunSource(
                 convert_measurement.source_request_to_proto(key.name, key.fence, request),
                 timeout=request.seconds + request.warm_up_seconds + SOURCE_GRACE_S,
@@ -147,7 +167,7 @@ class NodeClient:
 
     async def read_clock(self) -> float:
         """The monotonic clock of the node, seconds."""
-        with translate_rpc_errors(self._peer):
+        with self._calling():
             answer = await self._node.ReadClock(node_pb2.ReadClockRequest(), timeout=CALL_TIMEOUT_S)
         return check_number(answer.monotonic_seconds, "monotonic_seconds")
 
@@ -156,7 +176,7 @@ class NodeClient:
         request = node_pb2.TraceStageRequest(
             name=key.name, term=key.fence.term, generation=key.fence.generation, stage=stage, seconds=seconds
         )
-        with translate_rpc_errors(self._peer):
+        with self._calling():
             call = self._node.TraceStage(request, timeout=seconds + SOURCE_GRACE_S)
             try:
                 async for answer in call:
@@ -168,7 +188,7 @@ class NodeClient:
 
     async def has_content(self, digests: Iterable[Sha256], timeout_s: float = CALL_TIMEOUT_S) -> set[str]:
         """Those of `digests` that the node holds."""
-        with translate_rpc_errors(self._peer):
+        with self._calling():
             request = node_pb2.HasContentRequest(sha256=list(digests))
             answer = await self._content.HasContent(request, timeout=timeout_s)
         return set(answer.sha256)
@@ -176,7 +196,7 @@ class NodeClient:
     async def put_content(self, sha256: Sha256, data: bytes) -> None:
         """Raises what the node says against it, such as `StorageFull`."""
         timeout_s = CALL_TIMEOUT_S + len(data) / TRANSFER_BYTES_PER_S
-        with translate_rpc_errors(self._peer):
+        with self._calling():
             try:
                 await self._content.PutContent(_content_chunks(sha256, data), timeout=timeout_s)
             except grpc.aio.AioRpcError as error:
@@ -188,14 +208,14 @@ class NodeClient:
 
     async def get_content(self, sha256: Sha256) -> AsyncIterator[tuple[int, bytes]]:
         """Size of the whole and the next piece, at least once; raises `NotFound` where the node does not have it."""
-        with translate_rpc_errors(self._peer):
+        with self._calling():
             call = self._content.GetContent(node_pb2.GetContentRequest(sha256=sha256), timeout=LOAD_TIMEOUT_S)
             async for answer in call:
                 yield answer.total_bytes, answer.chunk
 
     async def fetch_content(self, digests: Iterable[Sha256], addresses: Iterable[str]) -> None:
         """Have the node get content from others; raises what keeps it from that."""
-        with translate_rpc_errors(self._peer):
+        with self._calling():
             request = node_pb2.FetchContentRequest(sha256=list(digests), addresses=list(addresses))
             await self._content.FetchContent(request, timeout=LOAD_TIMEOUT_S)
 
@@ -206,17 +226,23 @@ class NodeClient:
             self._data = open_channel(self.address, self._credentials)
         return self._data
 
+    def _open_stream(self, path: str) -> Any:
+        call: Any = self._data_channel().stream_stream(path)()
+        self._streams.add(call)
+        call.add_done_callback(self._streams.discard)
+        return call
+
     def open_edge(self) -> ClientLink:
         # Imported here and below: most commands open no stream, and need not know how one is written.
         from mesh.wire.client_links import edge_link
 
-        return edge_link(self._data_channel().stream_stream(EDGE_PATH)(), self._peer)
+        return edge_link(self._open_stream(EDGE_PATH), self._peer)
 
     def open_results(self, boundary: Sequence[TensorSpec]) -> ClientLink:
         """`boundary`: the model's outputs, as answers carry them."""
         from mesh.wire.client_links import results_link
 
-        return results_link(self._data_channel().stream_stream(RESULTS_PATH)(), self._peer, tuple(boundary))
+        return results_link(self._open_stream(RESULTS_PATH), self._peer, tuple(boundary))
 
 
 async def _only(request: node_pb2.PutContentRequest) -> AsyncIterator[node_pb2.PutContentRequest]:
