@@ -193,15 +193,21 @@ def plan(
     objective: ObjectiveOption = "throughput",
     stages: StagesOption = None,
     explain: Annotated[bool, typer.Option("--explain", help="Say why, and what else was considered.")] = False,
+    fleet: Annotated[
+        Path | None, typer.Option("--fleet", metavar="FILE", help="Plan for this fleet file, without any daemon.")
+    ] = None,
     peer: PeerOption = None,
     interface: InterfaceOption = None,
     mdns: MdnsOption = True,
     coordinator: CoordinatorOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Measure the mesh with MODEL and show the plan that would be carried out."""
-    from nodes.fleet_commands import show_plan
+    """Measure the mesh with MODEL, or take a fleet file, and show the plan that would be carried out."""
+    from nodes.fleet_commands import show_offline_plan, show_plan
 
+    if fleet is not None:
+        run_async(show_offline_plan(model, fleet, objective, stages, explain, as_json))
+        return
     run_async(show_plan(open_mesh(coordinator, peer, interface, mdns), model, objective, stages, explain, as_json))
 
 

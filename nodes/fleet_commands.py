@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from mesh.client.mesh_client import Mesh, read_model_file
-from mesh.core.ids import check_name, make_name
+from mesh.core.ids import NodeId, check_name, make_name
 from mesh.core.plan import Objective, Plan, PlanOptions
 from mesh.errors import MissingExtra, NoNodes, NotFound, UsageError
 from mesh.runtime.coordinator import NO_NODES_HINT
@@ -79,8 +80,33 @@ async def show_plan(
     async with connection as mesh:
         plan = await mesh.coordinator.plan(data, options, say)
         names = {view.capabilities.node_id: view.capabilities.name for view in await mesh.nodes()}
+    print_plan(plan, names, explain, as_json)
+
+
+async def show_offline_plan(
+    model: Path, fleet: Path, objective: str, stages: int | None, explain: bool, as_json: bool
+) -> None:
+    """As `show_plan`, for the devices of a fleet file instead of a mesh."""
+    from mesh.core.fleet_file import parse_fleet
+    from nodes.lab_commands import read_fleet_file
+
+    devices = parse_fleet(read_fleet_file(fleet))
+    data = await asyncio.to_thread(read_model_file, model)
+    options = make_options(data, objective, stages, None)
+    try:
+        from mesh.runtime.offline_plan import plan_offline
+    except ImportError as error:
+        raise MissingExtra(
+            f"planning needs the package {error.name!r}, which is not installed here",
+            hint="install the extra infermesh[coordinator]: pip install '.[coordinator]' in a clone",
+        ) from None
+    planned = await plan_offline(data, devices, options, say)
+    print_plan(planned.plan, planned.names, explain, as_json)
+
+
+def print_plan(plan: Plan, names: Mapping[NodeId, str], explain: bool, as_json: bool) -> None:
     if as_json:
-        print_json(plan_document(plan))
+        print_json({**plan_document(plan), "names": {device: names.get(device, "") for device in plan.devices}})
         return
     print(render.plan_table(plan, names))
     if explain:

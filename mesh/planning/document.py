@@ -3,7 +3,8 @@
 Written documents are complete. Read ones may be shortened by hand to `model_sha256` and, per stage,
 `devices`, `start` and `end`: what follows from the model is then worked out, and figures are 0 until
 `mesh.planning.predict.with_costs` fills them in. Everything that is there must be of its type.
-Reading does not judge the plan: `mesh.planning.validate` does.
+`names`, how people call the devices, is for people only. Reading does not judge the plan:
+`mesh.planning.validate` does.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ _PLAN_KEYS = (
     "certificate",
     "alternatives",
     "window",
+    "names",
 )
 _STAGE_KEYS = (
     "devices",

@@ -64,7 +64,9 @@ def blank_tensor(spec: TensorSpec) -> Tensor:
     return Tensor.from_bytes(spec.dtype, shape, bytes(spec.nominal_bytes() or 0), spec.name)
 
 
-async def measure_model(engine: Engine, model: Path, options: LoadOptions, budget_seconds: float) -> MeasuredModel:
+async def measure_model(
+    engine: Engine, model: bytes | Path, options: LoadOptions, budget_seconds: float
+) -> MeasuredModel:
     """Median seconds of one run on blank inputs; at least `MIN_MODEL_RUNS` runs, then until the budget is spent.
 
     Raises `LoadFailed`, `EngineError` where a run fails or kills its engine, `Timeout` where it does not end, or
@@ -85,7 +87,7 @@ async def measure_model(engine: Engine, model: Path, options: LoadOptions, budge
 
 def _measure_model(
     engine: Engine,
-    model: Path,
+    model: bytes | Path,
     options: LoadOptions,
     budget_seconds: float,
     loaded: list[Session],

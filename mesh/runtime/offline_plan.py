@@ -1,0 +1,69 @@
+"""A plan for a fleet that is only written down: no daemon, no network; needs numpy and onnx, as all planning.
+
+read and summarise ─► time the model on one core here ─► estimate costs from the file ─► plan
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from mesh.core.fleet_file import Fleet
+from mesh.core.graph import Graph
+from mesh.core.ids import NodeId
+from mesh.core.plan import Plan, PlanOptions
+from mesh.engines import make_engine
+from mesh.engines.contract import LoadOptions
+from mesh.errors import MeshError
+from mesh.hardware.limits import read_limits
+from mesh.model.read import SourceModel, read_model_bytes
+from mesh.model.summarise import summarise
+from mesh.planning.exact import plan as solve
+from mesh.planning.fleet_costs import Yardstick, estimate_costs, nominal_core_seconds, plannable
+from mesh.planning.problem import Infeasible as NoPlan
+from mesh.planning.problem import Problem
+from mesh.runtime.coordinator import Progress
+from mesh.runtime.measure import measure_model
+
+MEASURE_BUDGET_S = 1.0
+"""As for a node that is asked how fast it is."""
+
+
+@dataclass(frozen=True, slots=True)
+class OfflinePlan:
+    plan: Plan
+    names: Mapping[NodeId, str]
+
+
+async def plan_offline(data: bytes, fleet: Fleet, options: PlanOptions, progress: Progress) -> OfflinePlan:
+    """Plan the model in `data` for `fleet`. Raises `ModelError`s, `UsageError` and `Infeasible`."""
+    devices = plannable(fleet)
+    model = await asyncio.to_thread(read_model_bytes, data)
+    graph = await asyncio.to_thread(summarise, model)
+    progress(f"{len(graph.groups)} operator groups, {len(graph.cuts) - 2} places to cut")
+    core_seconds, source = await _time_one_core(model, graph, progress)
+    limits = read_limits()
+    yardstick = Yardstick(core_seconds, limits.cores, limits.memory_available_bytes)
+    names = {node: device.name for node, device in devices.items()}
+    costs = estimate_costs(graph, devices, yardstick)
+    problem = Problem(graph, costs, tuple(devices), options.objective, options.stages, names=names)
+    found = await asyncio.to_thread(solve, problem)
+    if isinstance(found, NoPlan):
+        raise found.as_error()
+    certificate = f"{found.certificate}; all costs are estimates: {source}, scaled by cpu; links from rate and latency"
+    return OfflinePlan(replace(found, certificate=certificate), names)
+
+
+async def _time_one_core(model: SourceModel, graph: Graph, progress: Progress) -> tuple[float, str]:
+    """Seconds of one inference on one core, and in words where they come from."""
+    try:
+        measured = await measure_model(make_engine(), model.data, LoadOptions(threads=1), MEASURE_BUDGET_S)
+    except MeshError as error:  # no runtime here, or one that does not take this model with made-up inputs
+        reason = error
+    else:
+        progress(f"one core of this machine runs the whole model in {measured.run_seconds * 1e3:.2f} ms")
+        return measured.run_seconds, f"{measured.run_seconds * 1e3:.3g} ms on one core of this machine"
+    seconds = nominal_core_seconds(graph)
+    progress(f"the model cannot be timed here, its speed is nominal: {reason}")
+    return seconds, f"a nominal {seconds * 1e3:.3g} ms on one core"
