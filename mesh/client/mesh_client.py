@@ -289,8 +289,10 @@ class Mesh:
         """A raw stream of frames; closed when the block ends."""
         # Imported here: most commands only ask, and start sooner without what streams need.
         from mesh.runtime.frame_stream import FrameStream
+        from mesh.runtime.repairing import Repairer
 
-        stream = FrameStream(deployment, options, self._located.fleet.client, self.tasks)
+        repairer = Repairer(self._located.fleet.client, self.coordinator.resolve, self.tasks.spawn)
+        stream = FrameStream(deployment, options, self._located.fleet.client, self.tasks, recover=repairer.recover)
         try:
             await stream.open()
             yield stream

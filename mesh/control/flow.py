@@ -23,8 +23,18 @@ MAX_CREDIT_BYTES = 1 << 31
 """No edge may be granted more: a larger number is a broken or hostile peer."""
 
 
+CREDIT_SHARE = 4
+"""Credits go back a quarter of the limit at a time: a message per frame costs more than moving the frame's bytes does.
+Where less than that is outstanding the next frame may go whatever its size, so that nobody waits for a credit which is
+still too small to be sent; what a receiver holds is bounded by the limit, or by a quarter of it and one frame."""
+
+
+def _has_room(outstanding_bytes: int, size_bytes: int, limit_bytes: int) -> bool:
+    return outstanding_bytes * CREDIT_SHARE < limit_bytes or outstanding_bytes + size_bytes <= limit_bytes
+
+
 class SendWindow:
-    """Byte credits as the sender of an edge sees them. A frame larger than the limit may go alone."""
+    """Byte credits as the sender of an edge sees them."""
 
     def __init__(self, limit_bytes: int) -> None:
         if not 0 < limit_bytes <= MAX_CREDIT_BYTES:
@@ -33,7 +43,7 @@ class SendWindow:
         self.outstanding_bytes = 0
 
     def may_send(self, size_bytes: int) -> bool:
-        return self.outstanding_bytes == 0 or self.outstanding_bytes + size_bytes <= self.limit_bytes
+        return _has_room(self.outstanding_bytes, size_bytes, self.limit_bytes)
 
     def sent(self, size_bytes: int) -> None:
         if not self.may_send(size_bytes):
@@ -57,7 +67,7 @@ class ReceiveWindow:
 
     def received(self, size_bytes: int) -> None:
         outstanding = self.held_bytes + self._owed_bytes
-        if outstanding and outstanding + size_bytes > self.limit_bytes:
+        if not _has_room(outstanding, size_bytes, self.limit_bytes):
             raise ProtocolViolation(
                 f"the peer sent {size_bytes} bytes with {outstanding} outstanding of a credit of {self.limit_bytes}"
             )
@@ -69,8 +79,7 @@ class ReceiveWindow:
             raise ProtocolViolation(f"{size_bytes} bytes consumed of {self.held_bytes} held")
         self.held_bytes -= size_bytes
         self._owed_bytes += size_bytes
-        # With nothing held the sender may be waiting for exactly this; else a quarter at a time saves messages.
-        if self.held_bytes == 0 or self._owed_bytes * 4 >= self.limit_bytes:
+        if self._owed_bytes * CREDIT_SHARE >= self.limit_bytes:
             credit, self._owed_bytes = self._owed_bytes, 0
             return credit
         return 0

@@ -239,6 +239,13 @@ async def test_who_is_just_writing_hears_why_the_link_ends(peer: Peer, monkeypat
 # --- what closes a stream, but not its edge -------------------------------------------------------
 
 
+@pytest.fixture
+def small_credit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that every frame is worth a credit message."""
+    monkeypatch.setattr(edge_receiver, "EDGE_CREDIT_BYTES", 16)
+
+
+@pytest.mark.usefixtures("small_credit")
 async def test_a_stream_id_that_is_taken_and_a_stream_without_consumer_are_refused(peer: Peer) -> None:
     first, _ = await peer.opened()
     second = await peer.opened_edge()
@@ -277,6 +284,7 @@ async def test_more_frames_than_the_window_close_the_stream_and_spare_the_edge(p
     await peer.is_well()
 
 
+@pytest.mark.usefixtures("small_credit")
 async def test_a_frame_of_a_stream_that_was_closed_is_no_offence(peer: Peer) -> None:
     edge, results = await peer.opened()
     results.cancel()
