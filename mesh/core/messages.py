@@ -1,7 +1,7 @@
 """What is said on the data plane besides frames: the core form of protos/mesh/v1/stream.proto.
 
 An edge carries `OpenEdge`, then streams and frames, downstream; `EdgeAccepted`, `StreamAccepted`,
-`Credit` and `CloseStream` come back up. A results link carries `OpenResults` and acknowledgements
+`Credit`, `Draining` and `CloseStream` come back up. A results link carries `OpenResults` and acknowledgements
 up, `ResultsAccepted`, answers, `Draining` and `CloseStream` down. `Heartbeat` goes both ways on both.
 """
 
@@ -85,7 +85,7 @@ class Acknowledge:
 
 
 EdgeDown = OpenEdge | OpenStream | Frame | CloseStream | Heartbeat
-EdgeUp = EdgeAccepted | StreamAccepted | CloseStream | Credit | Heartbeat
+EdgeUp = EdgeAccepted | StreamAccepted | CloseStream | Credit | Draining | Heartbeat
 ResultsUp = OpenResults | Acknowledge | Heartbeat
 ResultsDown = ResultsAccepted | Frame | Draining | CloseStream | Heartbeat
 Message = EdgeDown | EdgeUp | ResultsUp | ResultsDown

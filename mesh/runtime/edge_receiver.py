@@ -179,6 +179,9 @@ class EdgeReceiver:
 
     # Upstream, as the stage sees it ---------------------------------------------------------------
 
+    def tell_draining(self) -> None:
+        self._outgoing.put(Draining())
+
     def consumed(self, size_bytes: int) -> None:
         if size_bytes and (credit := self._window.consumed(size_bytes)):
             self._outgoing.put(Credit(credit))

@@ -21,6 +21,7 @@ from mesh.core.frame import Frame
 from mesh.core.messages import (
     CloseStream,
     Credit,
+    Draining,
     EdgeAccepted,
     Heartbeat,
     Message,
@@ -60,6 +61,10 @@ def _ignore_closed(stream: int, error: MeshError | None) -> None:
     """Stands in until the owner has registered."""
 
 
+def _ignore_draining() -> None:
+    """Stands in until the owner has registered."""
+
+
 class EdgeSender:
     """`peer` names the other side in errors, e.g. "node 1f3a… at 10.0.0.7:50071"; `address` is where that is."""
 
@@ -81,6 +86,7 @@ class EdgeSender:
         self._connection: _Connection | None = None
         self._connecting = asyncio.Lock()
         self.on_stream_closed: Callable[[int, MeshError | None], None] = _ignore_closed
+        self.on_draining: Callable[[], None] = _ignore_draining
 
     async def connect(self) -> None:
         """Make sure that the edge is there; raises `NodeLost`, or what the peer said against it."""
@@ -212,6 +218,8 @@ class EdgeSender:
                     waiting.set_exception(error or NodeLost(f"{self._peer} closed the stream"))
                 else:
                     self.on_stream_closed(stream, error)
+            case Draining():
+                self.on_draining()
             case Heartbeat():
                 pass
             case _:

@@ -127,6 +127,7 @@ class Stage:
         self._engine = engine
         if downstream is not None:
             downstream.on_stream_closed = self._downstream_closed
+            downstream.on_draining = self._tell_draining
 
     # Streams ------------------------------------------------------------------------------------
 
@@ -367,8 +368,7 @@ class Stage:
     async def drain(self, grace_s: float = DRAIN_TIMEOUT_S) -> None:
         """Take no new streams, tell consumers, give open streams `grace_s` to end, then close them with an error."""
         self._is_accepting = False
-        for sink in self._sinks.values():
-            sink.tell_draining()
+        self._tell_draining()
         try:
             await asyncio.wait_for(self._idle.wait(), grace_s)
         except TimeoutError:
@@ -378,6 +378,13 @@ class Stage:
         for sink in list(self._sinks.values()):
             sink.close(DeploymentNotFound(f"deployment {self.deployment.name!r} was removed"))
         self._sinks.clear()
+
+    def _tell_draining(self) -> None:
+        """Clients hear of it at whichever end is nearer, wherever in the plan it is that drains."""
+        for upstream in {id(opened.upstream): opened.upstream for opened in self._streams.values()}.values():
+            upstream.tell_draining()
+        for sink in self._sinks.values():
+            sink.tell_draining()
 
     async def close(self) -> None:
         """Free engine and edge; only after `drain`, or when the node goes down."""

@@ -77,6 +77,7 @@ class StreamPath:
             head_address,
         )
         self._edge.on_stream_closed = self._closed_by_head
+        self._edge.on_draining = self._told_to_leave
         self._results: Link | None = None
         self._reading: asyncio.Task[None] | None = None
         self._beating: asyncio.Task[None] | None = None
@@ -174,6 +175,13 @@ class StreamPath:
     def _closed_by_head(self, stream: int, error: MeshError | None) -> None:
         self._lose(error or NodeLost("the head of the deployment closed the stream"))
 
+    def _told_to_leave(self) -> None:
+        if self._is_draining:
+            return  # by another stage, or from the other end
+        self._is_draining = True
+        if self._events is not None and not self._is_ending:
+            self._events.on_draining()
+
     # Frames and answers ---------------------------------------------------------------------------
 
     async def send(self, frame: Frame) -> None:
@@ -201,9 +209,7 @@ class StreamPath:
                         if self._events is not None and not self.is_lost:
                             self._events.on_answer(message)
                     case Draining():
-                        self._is_draining = True
-                        if self._events is not None and not self._is_ending:
-                            self._events.on_draining()
+                        self._told_to_leave()
                     case CloseStream(_, error):
                         self._lose(error or NodeLost(f"{self._tail_name} ended the stream"))
                         return

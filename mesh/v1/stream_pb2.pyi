@@ -159,6 +159,10 @@ class EdgeRequest(_message.Message):
     heartbeat: Heartbeat
     def __init__(self, open_edge: _Optional[_Union[OpenEdge, _Mapping]] = ..., open_stream: _Optional[_Union[OpenStream, _Mapping]] = ..., frame: _Optional[_Union[Frame, _Mapping]] = ..., close_stream: _Optional[_Union[CloseStream, _Mapping]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ...) -> None: ...
 
+class Draining(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
 class EdgeAccepted(_message.Message):
     __slots__ = ("credit_bytes",)
     CREDIT_BYTES_FIELD_NUMBER: _ClassVar[int]
@@ -178,18 +182,20 @@ class Credit(_message.Message):
     def __init__(self, bytes: _Optional[int] = ...) -> None: ...
 
 class EdgeResponse(_message.Message):
-    __slots__ = ("edge_accepted", "stream_accepted", "close_stream", "credit", "heartbeat")
+    __slots__ = ("edge_accepted", "stream_accepted", "close_stream", "credit", "heartbeat", "draining")
     EDGE_ACCEPTED_FIELD_NUMBER: _ClassVar[int]
     STREAM_ACCEPTED_FIELD_NUMBER: _ClassVar[int]
     CLOSE_STREAM_FIELD_NUMBER: _ClassVar[int]
     CREDIT_FIELD_NUMBER: _ClassVar[int]
     HEARTBEAT_FIELD_NUMBER: _ClassVar[int]
+    DRAINING_FIELD_NUMBER: _ClassVar[int]
     edge_accepted: EdgeAccepted
     stream_accepted: StreamAccepted
     close_stream: CloseStream
     credit: Credit
     heartbeat: Heartbeat
-    def __init__(self, edge_accepted: _Optional[_Union[EdgeAccepted, _Mapping]] = ..., stream_accepted: _Optional[_Union[StreamAccepted, _Mapping]] = ..., close_stream: _Optional[_Union[CloseStream, _Mapping]] = ..., credit: _Optional[_Union[Credit, _Mapping]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ...) -> None: ...
+    draining: Draining
+    def __init__(self, edge_accepted: _Optional[_Union[EdgeAccepted, _Mapping]] = ..., stream_accepted: _Optional[_Union[StreamAccepted, _Mapping]] = ..., close_stream: _Optional[_Union[CloseStream, _Mapping]] = ..., credit: _Optional[_Union[Credit, _Mapping]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ..., draining: _Optional[_Union[Draining, _Mapping]] = ...) -> None: ...
 
 class OpenResults(_message.Message):
     __slots__ = ("deployment", "term", "generation", "stream", "from_sequence", "window")
@@ -227,20 +233,16 @@ class ResultsAccepted(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
 
-class Draining(_message.Message):
-    __slots__ = ()
-    def __init__(self) -> None: ...
-
 class ResultsResponse(_message.Message):
-    __slots__ = ("accepted", "draining", "frame", "close_stream", "heartbeat")
+    __slots__ = ("accepted", "frame", "close_stream", "heartbeat", "draining")
     ACCEPTED_FIELD_NUMBER: _ClassVar[int]
-    DRAINING_FIELD_NUMBER: _ClassVar[int]
     FRAME_FIELD_NUMBER: _ClassVar[int]
     CLOSE_STREAM_FIELD_NUMBER: _ClassVar[int]
     HEARTBEAT_FIELD_NUMBER: _ClassVar[int]
+    DRAINING_FIELD_NUMBER: _ClassVar[int]
     accepted: ResultsAccepted
-    draining: Draining
     frame: Frame
     close_stream: CloseStream
     heartbeat: Heartbeat
-    def __init__(self, accepted: _Optional[_Union[ResultsAccepted, _Mapping]] = ..., draining: _Optional[_Union[Draining, _Mapping]] = ..., frame: _Optional[_Union[Frame, _Mapping]] = ..., close_stream: _Optional[_Union[CloseStream, _Mapping]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ...) -> None: ...
+    draining: Draining
+    def __init__(self, accepted: _Optional[_Union[ResultsAccepted, _Mapping]] = ..., frame: _Optional[_Union[Frame, _Mapping]] = ..., close_stream: _Optional[_Union[CloseStream, _Mapping]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ..., draining: _Optional[_Union[Draining, _Mapping]] = ...) -> None: ...

@@ -87,6 +87,7 @@ def _encode(message: Message) -> ProtobufMessage:
         case ResultsAccepted():
             return stream_pb2.ResultsResponse(accepted=stream_pb2.ResultsAccepted())
         case Draining():
+            # Field 6 of both envelopes that may hold it.
             return stream_pb2.ResultsResponse(draining=stream_pb2.Draining())
         case Heartbeat(loop_lag_ms):
             # Field 5 of all four envelopes, so that any of them will do.
@@ -182,6 +183,8 @@ def decode_edge_response(data: bytes) -> Message:
             return _decode_close(envelope.close_stream)
         case "credit":
             return Credit(envelope.credit.bytes)
+        case "draining":
+            return Draining()
         case _:
             return Heartbeat(envelope.heartbeat.loop_lag_ms)
 

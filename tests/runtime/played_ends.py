@@ -14,9 +14,13 @@ class Sender:
 
     consumed_bytes: int = 0
     closed: dict[int, MeshError | None] = field(default_factory=dict)
+    is_told: bool = False
 
     def consumed(self, size_bytes: int) -> None:
         self.consumed_bytes += size_bytes
+
+    def tell_draining(self) -> None:
+        self.is_told = True
 
     def close_stream(self, stream: int, error: MeshError | None) -> None:
         self.closed[stream] = error

@@ -12,8 +12,10 @@ import pytest
 
 from mesh.control.deployments import key_of
 from mesh.control.repair import choose_standbys
+from mesh.control.timing import DRAIN_TIMEOUT_S
 from mesh.core.plan import Deployment, Fence
 from mesh.errors import DeploymentNotFound, NodeLost
+from mesh.runtime.frame_stream import FrameStream, StreamOptions
 from mesh.runtime.repairing import Repairer
 from tests.runtime.fake_mesh import FakeMesh, FakeNode, open_mesh
 from tests.runtime.fake_models import FIRST, chain, digest_of, make_deployment, until, values_of, vector
@@ -142,3 +144,31 @@ async def test_without_the_content_anywhere_the_reason_is_told(fleet: FakeMesh) 
     await crash(fleet.nodes[1])
     with pytest.raises(NodeLost):
         await make_repairer(fleet).recover(deployment, NodeLost("gone"))
+
+
+@pytest.mark.parametrize("how", ["crashes", "leaves"])
+@pytest.mark.parametrize("index", [0, 1, 2])
+async def test_a_stream_goes_on_when_a_node_of_it_goes(fleet: FakeMesh, index: int, how: str) -> None:
+    deployment = await put(fleet, fleet.nodes[:3])
+    await hold_content(fleet, deployment)
+    recover = make_repairer(fleet).recover
+    stream = FrameStream(deployment, StreamOptions(window=4), fleet.client, fleet.tasks, recover=recover)
+    await stream.open()
+    try:
+        answers = stream.answers()
+        for number in range(60):
+            await stream.send([vector(float(number))])
+            if number == 20:
+                ending = crash(fleet.nodes[index]) if how == "crashes" else fleet.nodes[index].end()
+                going = fleet.tasks.spawn(ending, "a node goes")
+            answer = await anext(answers)
+            assert (answer.sequence, values_of(answer.tensors)) == (number, [number + 3.0])
+        async with asyncio.timeout(2 * DRAIN_TIMEOUT_S):
+            await going
+        for number in range(60, 80):
+            await stream.send([vector(float(number))])
+            assert values_of((await anext(answers)).tensors) == [number + 3.0]
+        assert stream.deployment.fence.generation == deployment.fence.generation + 1
+        assert stream.counters.recoveries == (1 if how == "crashes" else 0), stream.counters
+    finally:
+        await stream.close()
