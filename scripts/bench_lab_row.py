@@ -1,0 +1,116 @@
+"""Row 5 of scripts/bench_dataplane: four emulated boards, against the bound of the plan in force and against one.
+
+The bound is the slowest stage of that plan: its part in a plain loop on a board of the same share of a core, or the
+bytes that cross behind it at the link's rate.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bench_figures import interleave
+from bench_fleet import MESH, ROOT, Peer, finish, popen, split
+from bench_models import cut_bytes
+from bench_rows import Bench
+
+LAB = "bench"
+BOARDS = 4
+CASES = (
+    ("mobilenetv2", "100 Mbit"),
+    ("mobilenetv2", "1 Gbit"),
+    ("resnet18", "1 Gbit"),
+    ("vit_tiny", "100 Mbit"),
+    ("minilm", "100 Mbit"),
+)
+BITS_PER_S = {"100 Mbit": 100e6, "1 Gbit": 1e9}
+FLEET = """
+[[device]]
+name = "board"
+count = 4
+cpu = 0.35
+memory = "600MB"
+rate = "{rate}"
+
+[[device]]
+name = "desk"
+role = "client"
+"""
+"""The desk plans and measures; it has what the boards leave."""
+ALL_CORES = (0, 1)
+
+
+@dataclass
+class Lab:
+    def prefix(self, device: str) -> list[str]:
+        return [*MESH, "lab", "exec", "--name", LAB, device, "--"]
+
+    def call(self, *words: str) -> Any:
+        return finish(popen([*self.prefix("desk"), "mesh", *words, "--json"], ALL_CORES))
+
+    def throughput(self, name: str, seconds: float) -> float:
+        return float(self.call("bench", name, "--seconds", str(seconds))["throughput_per_s"])
+
+
+@contextlib.contextmanager
+def lab(file: Path, rate: str) -> Iterator[Lab]:
+    file.write_text(FLEET.format(rate=rate.replace(" ", "")))
+    finish(popen([*MESH, "lab", "up", str(file), "--name", LAB, "--json"], ALL_CORES))
+    try:
+        yield Lab()
+    finally:
+        subprocess.run([*MESH, "lab", "down", "--name", LAB], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+
+
+def row_5(bench: Bench) -> None:
+    if bench.node_options:
+        print("row 5: daemons of a lab take no node options; they run as they come", file=sys.stderr)
+    for model, rate in CASES:
+        if bench.only and model not in bench.only:
+            continue
+        with lab(bench.folder / "fleet.toml", rate) as boards:
+            while sum(node["state"] == "ready" for node in boards.call("nodes")["nodes"]) < BOARDS:
+                pass  # each look takes a moment itself
+            _four_boards(bench, boards, model, rate)
+
+
+def _four_boards(bench: Bench, boards: Lab, model: str, rate: str) -> None:
+    file = bench.model(model)
+    plan = boards.call("deploy", str(file), "--name", "mesh")["plan"]
+    boards.call("deploy", str(file), "--name", "one", "--stages", "1")
+    bound_per_s = 1 / max(_stage_seconds(bench, boards, file, plan, rate))
+    works = [
+        ("mesh", lambda: boards.throughput("mesh", bench.seconds)),
+        ("one", lambda: boards.throughput("one", bench.seconds)),
+    ]
+    for sample in interleave(bench.rounds, works):
+        figures = {
+            "stages": float(len(plan["stages"])),
+            "mesh per s": sample["mesh"],
+            "bound per s": bound_per_s,
+            "one device per s": sample["one"],
+            "ratio to bound": sample["mesh"] / bound_per_s,
+            "ratio to one device": sample["mesh"] / sample["one"],
+        }
+        bench.figures.add(f"5/{model} {rate}", figures)
+
+
+def _stage_seconds(bench: Bench, boards: Lab, model: Path, plan: dict[str, Any], rate: str) -> list[float]:
+    """Of each stage of the plan in force, on a board that does nothing else: computing, and sending what leaves it."""
+    plan_file, parts = bench.folder / "in-force.json", bench.folder / f"{model.stem}-{rate.replace(' ', '')}"
+    plan_file.write_text(json.dumps(plan))
+    split(model, plan_file, parts)
+    seconds = []
+    sent = [*cut_bytes(model, plan["stages"]), 0]
+    for index, (stage, size) in enumerate(zip(plan["stages"], sent, strict=True)):
+        with Peer(ALL_CORES, "plain", str(parts / f"segment-{index}.onnx"), prefix=boards.prefix("board-1")) as plain:
+            compute_s = 1 / float(plain.measure(bench.seconds)["throughput_per_s"])
+        # Replicas take turns.
+        seconds.append(max(compute_s / len(stage["devices"]), size * 8 / BITS_PER_S[rate]))
+    return seconds
