@@ -1,18 +1,15 @@
 """`mesh bench`: how fast a deployment is, measured with made-up frames, and held against what was predicted.
 
 Frames come from sources inside the head nodes, so that nothing but the mesh is measured, or from this
-process as a sensor would send them. `nodes.cli` declares the commands of this module.
+process as a sensor would send them. `nodes.measuring_commands` declares the command.
 """
 
 from __future__ import annotations
 
 import asyncio
-import enum
 import time
 from collections.abc import Callable, Mapping
-from typing import Annotated, Any
-
-import typer
+from typing import Any
 
 from mesh.client.mesh_client import Mesh
 from mesh.control.measuring import Meter, percentile
@@ -24,16 +21,8 @@ from mesh.errors import MeshError, RunFailed, Timeout, UsageError
 from mesh.runtime.frame_source import MAX_SOURCE_SECONDS, check_request, made_up_tensor
 from mesh.runtime.frame_stream import Answer, FrameStream, StreamOptions
 from mesh.runtime.measure_deployment import run_sources
-from nodes.options import (
-    CoordinatorOption,
-    InterfaceOption,
-    JsonOption,
-    MdnsOption,
-    NameArgument,
-    PeerOption,
-    open_mesh,
-)
-from nodes.output import command, print_json, run_async
+from nodes.measuring_commands import SourcePlace
+from nodes.output import print_json
 from nodes.render import format_table
 
 WARM_UP_S = 0.5
@@ -45,46 +34,6 @@ ANSWER_GRACE_S = 10.0
 
 
 OnAnswer = Callable[[Answer, float], None]
-
-
-class SourcePlace(enum.StrEnum):
-    NODE = "node"
-    CLIENT = "client"
-
-
-SecondsOption = Annotated[
-    float, typer.Option("--seconds", metavar="S", help="How long to measure, after a short warm-up.")
-]
-SourceOption = Annotated[
-    SourcePlace,
-    typer.Option(
-        "--source", help="node: frames are made inside the head node; client: this process sends them as a sensor."
-    ),
-]
-WindowOption = Annotated[
-    int, typer.Option("--window", min=0, metavar="FRAMES", help="Frames in flight; 0 takes what the plan says.")
-]
-RateOption = Annotated[
-    float, typer.Option("--rate", min=0.0, metavar="HZ", help="Frames per second at most; 0 for as many as are taken.")
-]
-
-
-@command
-def bench(
-    name: NameArgument,
-    source: SourceOption = SourcePlace.NODE,
-    seconds: SecondsOption = 5.0,
-    window: WindowOption = 0,
-    rate: RateOption = 0.0,
-    peer: PeerOption = None,
-    interface: InterfaceOption = None,
-    mdns: MdnsOption = True,
-    coordinator: CoordinatorOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Measure a deployment with made-up frames: throughput, latency, and what each stage does."""
-    request = make_request(seconds, window, rate)
-    run_async(show_bench(open_mesh(coordinator, peer, interface, mdns), name, source, request, as_json))
 
 
 def make_request(seconds: float, window: int, rate_hz: float) -> SourceRequest:

@@ -11,8 +11,8 @@ import typer
 
 from mesh import __version__
 from mesh.errors import UsageError
-from nodes.bench_commands import bench
 from nodes.lab_commands import lab_app
+from nodes.measuring_commands import bench, trace
 from nodes.options import (
     CoordinatorOption,
     InterfaceOption,
@@ -25,7 +25,6 @@ from nodes.options import (
     open_mesh,
 )
 from nodes.output import command, leave, print_json, run_async, survive_output_errors
-from nodes.trace_commands import trace
 
 app = typer.Typer(
     name="mesh",

@@ -1,20 +1,17 @@
 """`mesh trace`: what happens to each frame on every node of a deployment, as one timeline.
 
 Nodes record in clocks of their own; the offsets are estimated from round trips, and their error is told.
-`nodes.cli` declares the command.
+`nodes.measuring_commands` declares the command.
 """
 
 from __future__ import annotations
 
 import asyncio
-import enum
 import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
-
-import typer
+from typing import Any
 
 from mesh.client.mesh_client import Mesh
 from mesh.client.sinks.storage import storage_error
@@ -26,53 +23,20 @@ from mesh.errors import UsageError
 from mesh.runtime.frame_stream import Answer, StreamOptions
 from mesh.runtime.measure_deployment import TRACE_MARGIN_S, RecordedStage, run_sources, trace_deployment
 from mesh.runtime.stage_trace import MAX_TRACE_SECONDS
-from nodes.bench_commands import WARM_UP_S, WARM_UP_SHARE, RateOption, WindowOption, make_request, run_client_source
-from nodes.options import (
-    CoordinatorOption,
-    InterfaceOption,
-    JsonOption,
-    MdnsOption,
-    NameArgument,
-    PeerOption,
-    open_mesh,
-)
-from nodes.output import command, print_json, run_async
+from nodes.bench_commands import WARM_UP_S, WARM_UP_SHARE, run_client_source
+from nodes.measuring_commands import TraceDriver
+from nodes.output import print_json
 
 MAX_SECONDS = (MAX_TRACE_SECONDS - TRACE_MARGIN_S) / (1 + WARM_UP_SHARE) - WARM_UP_S
 """Warm-up and margin come on top, and must fit into what nodes record."""
 
 
-class TraceDriver(enum.StrEnum):
-    CLIENT = "client"
-    NODE = "node"
-    NONE = "none"
-
-
-@command
-def trace(
-    name: NameArgument,
-    out: Annotated[Path, typer.Option("--out", metavar="T.json", help="Where the timeline goes.")],
-    seconds: Annotated[float, typer.Option("--seconds", metavar="S", help="How long to record.")] = 1.0,
-    source: Annotated[
-        TraceDriver,
-        typer.Option("--source", help="Who sends frames meanwhile: client, node, or none to watch what runs anyway."),
-    ] = TraceDriver.CLIENT,
-    window: WindowOption = 0,
-    rate: RateOption = 0.0,
-    peer: PeerOption = None,
-    interface: InterfaceOption = None,
-    mdns: MdnsOption = True,
-    coordinator: CoordinatorOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Record what happens to each frame on every node, as a timeline for chrome://tracing or Perfetto."""
+def check_trace(seconds: float, out: Path) -> None:
+    """Raises `UsageError` for what makes no sense."""
     if not 0 < seconds <= MAX_SECONDS:
         raise UsageError(f"--seconds {seconds:g} is outside 0..{MAX_SECONDS:g}")
     if out.is_dir() or not out.absolute().parent.is_dir():
         raise UsageError(f"--out {out} cannot be a file", hint="name a file in a folder that exists")
-    request = make_request(seconds, window, rate)
-    connection = open_mesh(coordinator, peer, interface, mdns)
-    run_async(show_trace(connection, name, source, request, out, as_json))
 
 
 async def show_trace(

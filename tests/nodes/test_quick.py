@@ -117,3 +117,24 @@ def test_a_look_imports_only_what_it_uses(arguments: list[str], unneeded: set[st
     )
     assert result.returncode == 0, result.stderr
     assert not unneeded & set(result.stdout.split())
+
+
+def test_declaring_the_commands_imports_nothing_that_only_some_of_them_use() -> None:
+    code = "import sys; import nodes.cli; print(*sys.modules)"
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert result.returncode == 0, result.stderr
+    assert not {"grpc", "zeroconf", "google.protobuf", "mesh.client.mesh_client"} & set(result.stdout.split())
+
+
+def test_a_shell_completes_commands_and_options_and_leaves_file_names_to_itself() -> None:
+    def complete(*words: str) -> list[str]:
+        environment = {**os.environ, "_MESH_COMPLETE": "complete_bash"}
+        environment |= {"COMP_WORDS": " ".join(words), "COMP_CWORD": str(len(words) - 1)}
+        command = [sys.executable, "-c", "import sys; sys.argv = ['mesh']; from nodes.__main__ import main; main()"]
+        result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60)
+        assert result.returncode == 0, result.stderr
+        return result.stdout.split()
+
+    assert complete("mesh", "st") == ["status", "stream"]
+    assert complete("mesh", "infer", "--inp") == ["--input"]
+    assert complete("mesh", "plan", "mod") == []
