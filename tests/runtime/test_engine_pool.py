@@ -186,7 +186,7 @@ def multiply(size: int) -> bytes:
 
 
 async def test_an_operator_that_hears_nothing_is_killed_a_second_after_its_limit() -> None:
-    async with open_pool(ChildEngine(), item_limit_s=0.2) as pool:
+    async with open_pool(ChildEngine(), item_limit_s=1.0) as pool:  # by then it is in the product
         engine = await pool.acquire(multiply(5000), Sha256("5" * 64), OPTIONS)
         child = child_of(engine)
         done: list[Completion] = []
@@ -194,7 +194,7 @@ async def test_an_operator_that_hears_nothing_is_killed_a_second_after_its_limit
         for size in (6000, 1):
             engine.submit(size, [from_array(np.array([size]))], done.append)
         await until(lambda: len(done) == 2)
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - began < 8
         assert isinstance(done[0].error, RunFailed)
         assert "the run was ended after" in str(done[0].error)
         assert done[1].error is None
