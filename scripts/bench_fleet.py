@@ -10,7 +10,8 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -68,8 +69,11 @@ class Peer:
         return self
 
     def __exit__(self, *exc_info: object) -> None:
-        with contextlib.suppress(BrokenPipeError):
+        try:
             self._process.communicate(timeout=10)
+        except (BrokenPipeError, subprocess.TimeoutExpired):
+            self._process.kill()
+            self._process.communicate()
 
 
 @dataclass
@@ -154,10 +158,23 @@ class Fleet:
 
 
 def finish(process: subprocess.Popen[str]) -> Any:
-    said, _ = process.communicate(timeout=CALL_LIMIT_S)
+    try:
+        said, _ = process.communicate(timeout=CALL_LIMIT_S)
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.wait()
     if process.returncode:
         sys.exit(f"error: {' '.join(map(str, process.args))}: exit {process.returncode}: {said}")  # type: ignore[union-attr]
     return json.loads(said)
+
+
+def wait_until_measured(look: Callable[[], list[dict[str, Any]]], count: int) -> None:
+    """Until `count` nodes are ready: they measure their hardware first. Each look takes a moment itself."""
+    deadline = time.monotonic() + CALL_LIMIT_S
+    while [node["state"] for node in look()].count("ready") < count:
+        if time.monotonic() > deadline:
+            sys.exit(f"error: not all nodes are ready after {CALL_LIMIT_S} s")
 
 
 def split(model: Path, plan: Path, out: Path) -> None:
@@ -185,8 +202,7 @@ def fleet(folder: Path, cores: Sequence[Cores], node_options: Sequence[str]) -> 
             document = json.loads(told)
             daemons.append(Daemon(name, process, document["id"], document["address"]))
         opened = Fleet(folder, daemons)
-        while {node["state"] for node in opened.call("nodes")["nodes"]} != {"ready"}:
-            pass  # they measure their hardware first; each look takes a moment itself
+        wait_until_measured(lambda: opened.call("nodes")["nodes"], len(cores))
         yield opened
     finally:
         for daemon in daemons:

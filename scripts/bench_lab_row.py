@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from bench_figures import interleave
-from bench_fleet import MESH, ROOT, Peer, finish, popen, split
+from bench_fleet import MESH, ROOT, Peer, finish, popen, split, wait_until_measured
 from bench_models import cut_bytes
 from bench_rows import Bench
 
@@ -75,8 +75,7 @@ def row_5(bench: Bench) -> None:
         if bench.only and model not in bench.only:
             continue
         with lab(bench.folder / "fleet.toml", rate) as boards:
-            while sum(node["state"] == "ready" for node in boards.call("nodes")["nodes"]) < BOARDS:
-                pass  # each look takes a moment itself
+            wait_until_measured(lambda boards=boards: boards.call("nodes")["nodes"], BOARDS)
             _four_boards(bench, boards, model, rate)
 
 
