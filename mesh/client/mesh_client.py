@@ -16,6 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from mesh.client.values import keep
 from mesh.core.frame import Outcome, StreamClass
 from mesh.core.ids import NodeId, make_name
 from mesh.core.plan import Deployment, Objective, PlanOptions
@@ -133,7 +134,7 @@ class Model:
                 try:
                     async for feeds in _iterate(frames):
                         tensors, form["as_arrays"] = to_tensors(feeds, self.inputs)
-                        await stream.send(tensors)
+                        await stream.send([keep(tensor) for tensor in tensors])
                     stream.finish()
                 except MeshError as error:
                     stream.abandon(error)

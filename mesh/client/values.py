@@ -127,3 +127,10 @@ class ByteLookup:
         for offset, plane in enumerate(self._planes):
             packed[offset :: self._item_bytes] = samples.translate(plane)
         return packed
+
+
+def keep(tensor: Tensor) -> Tensor:
+    """The same values in memory that nobody changes: a copy unless they are `bytes`. A frame may be sent again."""
+    if isinstance(tensor.data.obj, bytes):
+        return tensor
+    return Tensor(tensor.dtype, tensor.shape, memoryview(bytes(tensor.data)))

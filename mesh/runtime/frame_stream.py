@@ -26,7 +26,7 @@ from mesh.control.answer_queue import Answer
 from mesh.control.client_stream import ClientStream, StreamOptions
 from mesh.control.stream_counters import StreamCounters
 from mesh.control.timing import RECOVERY_LIMIT_S, RECOVERY_PAUSE_S
-from mesh.core.frame import Frame
+from mesh.core.frame import Frame, StreamClass
 from mesh.core.plan import Deployment
 from mesh.core.tensor import Tensor
 from mesh.errors import (
@@ -145,6 +145,13 @@ class FrameStream:
         self._room.set()
         self._due.set()
 
+    def _wake_if_there_is_room(self) -> None:
+        """A place may have been freed: wake only who can use it, because waking costs a turn of the loop per frame."""
+        if self._control.may_offer:
+            self._room.set()
+        if self._options.stream_class is StreamClass.LIVE:
+            self._due.set()
+
     # Paths ----------------------------------------------------------------------------------------
 
     async def _open_path(self, deployment: Deployment) -> None:
@@ -181,7 +188,8 @@ class FrameStream:
     def _answered(self, number: int, frame: Frame) -> None:
         self._control.answer(number, frame, self._now())
         self._hang_up_retired()
-        self._wake()
+        self._changed.set()
+        self._wake_if_there_is_room()
 
     def _hang_up_retired(self) -> None:
         if len(self._paths) > 1:
@@ -262,7 +270,9 @@ class FrameStream:
             sequence = control.offer(tuple(tensors), self._now())
             if on_numbered is not None:
                 on_numbered(sequence)
-            self._wake()
+            self._due.set()
+            if self._options.stream_class is StreamClass.LIVE:
+                self._changed.set()  # it may have superseded one
             return sequence
 
     def _check(self, tensors: Sequence[Tensor]) -> None:
@@ -278,9 +288,11 @@ class FrameStream:
         while self._control.current_path == number:
             due = self._control.next_frame(self._now())
             if due is not None:
-                self._room.set()
+                self._wake_if_there_is_room()
                 await path.send(due[1])
             else:
+                if self._control.may_offer:  # what was queued may have been answered meanwhile
+                    self._room.set()
                 self._due.clear()
                 await self._due.wait()
 
@@ -313,8 +325,7 @@ class FrameStream:
 
     def _took(self) -> None:
         self._taken += 1
-        self._room.set()
-        self._due.set()
+        self._wake_if_there_is_room()
         path = self._paths.get(self._control.current_path or 0)
         if path is not None and self._taken % self._control.window == 0:
             path.acknowledge(self._control.taken_through)

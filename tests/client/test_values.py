@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mesh.client.values import ByteLookup, pack_values, unpack_values
+from mesh.client.values import ByteLookup, keep, pack_values, unpack_values
 from mesh.core.tensor import DType, Tensor, pack_strings
 from mesh.errors import TensorMismatch
 
@@ -85,3 +85,12 @@ def test_a_lookup_is_a_table(dtype: DType, samples: bytes) -> None:
 def test_a_lookup_has_an_entry_per_byte() -> None:
     with pytest.raises(ValueError, match="256 entries"):
         ByteLookup([0.0], DType.FLOAT32)
+
+
+def test_what_is_kept_does_not_change_with_the_memory_that_it_came_from() -> None:
+    values = np.array([1, 2], np.uint8)
+    shared = Tensor.from_bytes(DType.UINT8, (2,), values.data.toreadonly())
+    kept = keep(shared)
+    values[:] = 9
+    assert (bytes(kept.data), bytes(shared.data)) == (b"\x01\x02", b"\x09\x09")
+    assert keep(kept) is kept
