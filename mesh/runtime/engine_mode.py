@@ -11,7 +11,7 @@ from mesh.errors import UsageError
 
 MIN_PROCESS_MEMORY_BYTES = 384 << 20
 """With less memory available than this, engines run in the daemon: each child brings an interpreter, NumPy and the
-runtime of its own, some 60 MiB before the model, and a board of 512 MB would hold one model less for it."""
+runtime of its own, some 40 MiB that it shares with nobody, and a board of 512 MB would hold one model less for it."""
 
 MEMORY_SHARE = 0.9
 """Of the memory that is available when the daemon starts, this much is a child's limit; the rest is the daemon's."""

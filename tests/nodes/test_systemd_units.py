@@ -57,3 +57,7 @@ def test_it_waits_for_the_daemon_watches_it_and_confines_it(role: str) -> None:
     # The socket to systemd, TCP, and the list of interfaces.
     assert set(settings["RestrictAddressFamilies"][0].split()) == {"AF_UNIX", "AF_INET", "AF_INET6", "AF_NETLINK"}
     assert float(settings["TimeoutStopSec"][0]) > 2 * DRAIN_TIMEOUT_S, "a node drains that long"
+
+
+def test_an_engine_that_runs_out_of_memory_does_not_end_the_node() -> None:
+    assert read_settings("node")["OOMPolicy"] == ["continue"]

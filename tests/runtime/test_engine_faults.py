@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from mesh.control.deployments import key_of
+from mesh.control.deployments import DeploymentState, key_of
 from mesh.core.frame import Outcome
 from mesh.core.plan import Deployment
 from mesh.engines.child_process import ChildEngine, ChildSession
@@ -76,6 +76,7 @@ async def test_an_engine_that_is_given_up_fails_its_deployment_and_no_other(mesh
     of_bad, of_good = await asyncio.gather(ask(mesh, bad, 1, *[POISON] * 4), ask(mesh, good, *range(30)))
     assert of_bad == [1, RunFailed, RunFailed, RunFailed, EngineQuarantined]
     assert of_good == [value + 1 for value in range(30)]
+    await until(lambda: node.driver.state.records[key_of(bad)].state is DeploymentState.FAILED)
     assert await node.states() == {key_of(bad): "failed", key_of(good): "active"}
     reports, _ = await node.client.list_deployments("bad")
     assert "died again" in reports[0].reason
