@@ -33,6 +33,7 @@ from mesh.runtime.engine_pool import EnginePool
 from mesh.runtime.node_clients import NodeClients
 from mesh.runtime.node_service import NodeService
 from mesh.runtime.service_manager import ServiceManager
+from mesh.runtime.staleness import keep_current
 from mesh.runtime.supervise import Supervisor
 from mesh.storage.content import ContentStore
 from mesh.storage.deployments import Damage, DeploymentStore
@@ -114,6 +115,7 @@ class Node:
                 on_ready(NodeReady(self._identity, address, tuple(store.damages)))
                 service_manager.ready(tasks, f"node {self._identity.name} listens on {address}")
                 tasks.spawn(self._measure(), "probe the hardware")
+                tasks.spawn(keep_current(self._identity.node_id, driver, self._clients.get), "drain what was replaced")
                 for seed in self._settings.seeds:
                     tasks.spawn(self._introduce(seed, address), f"introduce ourselves to {seed}")
                 await stop.wait()
