@@ -13,7 +13,7 @@ import onnx
 import pytest
 
 from scripts.make_models import make_mobilenetv2
-from tests.end_to_end.commands import Daemon, Ended, LocalFleet, Running, wait_until
+from tests.end_to_end.commands import Daemon, Ended, LocalFleet, Running, local_fleet, wait_until
 
 ENDLESS = ("--source", "synthetic:random", "--sink", "null:", "--rate", "100")
 SHORT_FRAMES = 600
@@ -95,9 +95,10 @@ def test_a_stream_outlives_a_node(scene: Scene, how: str, stage: int, tmp_path: 
     ):
         scene.fleet.wait_for_frames("chain", 20)
         lost.send(SIGNALS[how])
-        with scene.infer("chain") as asking, scene.infer("other") as another:
+        with scene.infer("chain") as asking:
             asking.wait().ok()
-            another.wait().ok()
+        if lost not in scene.stages("other"):
+            scene.infer("other").wait().ok()
         document = streaming.wait().ok().document()
         assert document["outcomes"] == {"ok": SHORT_FRAMES}
         assert lost not in scene.stages()
@@ -106,16 +107,15 @@ def test_a_stream_outlives_a_node(scene: Scene, how: str, stage: int, tmp_path: 
     assert scene.fleet.generation("chain") > before
 
 
-def test_where_nobody_is_left_a_stream_ends_with_the_reason(scene: Scene) -> None:
-    lost = list(scene.fleet.daemons)
-    with contextlib.ExitStack() as restored, scene.fleet.start("stream", "chain", *ENDLESS, "--json") as streaming:
-        scene.fleet.wait_for_frames("chain", 20)
-        restored.callback(wait_until, scene.is_whole, RECOVERY_S, "the chain whole again")
-        for daemon in lost:
-            daemon.send(signal.SIGKILL)
-            restored.callback(daemon.revive)
-        streaming.mark()
-        streaming.wait().fails("node-lost", 1)
+def test_where_nobody_is_left_a_stream_ends_with_the_reason(tmp_path: Path) -> None:
+    with local_fleet(tmp_path, 2) as fleet:
+        fleet.deploy_on("pair", fleet.daemons, tmp_path)
+        with fleet.start("stream", "pair", *ENDLESS, "--json") as streaming:
+            fleet.wait_for_frames("pair", 20)
+            streaming.mark()
+            for daemon in fleet.daemons:
+                daemon.stop(signal.SIGKILL)
+            streaming.wait().fails("node-lost", 1)
 
 
 def test_status_says_who_is_missing(scene: Scene) -> None:
@@ -183,14 +183,14 @@ def test_a_node_that_is_stopped_hands_its_streams_over(scene: Scene) -> None:
 
 def test_a_new_generation_takes_over_under_a_stream(scene: Scene, tmp_path: Path) -> None:
     before = scene.fleet.generation("chain")
-    with scene.fleet.start("stream", "chain", *ENDLESS, "--json") as streaming:
+    frames = ("--source", "synthetic:random?count=2000", "--rate", "100", "--sink", "null:")
+    with scene.fleet.start("stream", "chain", *frames, "--json") as streaming:
         scene.fleet.wait_for_frames("chain", 20)
         scene.fleet.deploy_on("chain", scene.fleet.daemons[1:], tmp_path)
         wait_until(scene.is_whole, RECOVERY_S, "only the new generation")
         scene.fleet.wait_for_frames("chain", 20)
-        streaming.send(signal.SIGINT)
-        document = streaming.wait().interrupted().document()
-    assert set(document["outcomes"]) == {"ok"}, document
+        document = streaming.wait().ok().document()
+    assert document["outcomes"] == {"ok": 2000}, document
     assert scene.fleet.generation("chain") > before
 
 
