@@ -48,6 +48,7 @@ from mesh.planning.problem import Problem
 from mesh.planning.validate import problems
 from mesh.runtime.coordinator import Progress
 from mesh.runtime.fleet import Answered
+from mesh.runtime.profiling import measure_spread
 from mesh.runtime.proving import prove
 from mesh.runtime.supervise import carry_through, together
 
@@ -159,13 +160,24 @@ async def _measure(
             nodes = [other for other in nodes if other is not node]
             progress(f"{capabilities.name} is left out: {error}")
     links = await _measure_links(nodes, progress)
+    may_cut = options.forced is None and options.stages != 1 and len(nodes) > 1
+    work = await _spread(model, graph, progress) if may_cut else None
     return Costs.from_measurements(
         graph,
         seconds,
         {node.view.capabilities.node_id: node.view.capabilities.gflops for node in nodes},
         links,
         {node.view.capabilities.node_id: node.view.capabilities.memory_available_bytes for node in nodes},
+        group_work=work,
     )
+
+
+async def _spread(model: SourceModel, graph: Graph, progress: Progress) -> list[float] | None:
+    try:
+        return await asyncio.to_thread(measure_spread, make_engine(), model, graph)
+    except MeshError as error:
+        progress(f"the time of each part is estimated from its operations: {error}")
+        return None
 
 
 async def _measure_model(node: Answered, model: SourceModel, progress: Progress) -> float | None:

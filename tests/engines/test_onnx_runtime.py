@@ -94,7 +94,25 @@ def test_answers_are_views_of_what_the_runtime_made(monkeypatch: pytest.MonkeyPa
         return plain(value)
 
     monkeypatch.setattr(onnxruntime.OrtValue, "numpy", spy)
-    (answer,) = load(unary("Neg")).run([floats(bytes(4096))])
+    session = load(unary("Neg"))
+    session._bare = None  # as with a version that has no session below the public one
+    (answer,) = session.run([floats(bytes(4096))])
+    assert [np.frombuffer(answer.data, np.uint8).ctypes.data] == addresses
+
+
+def test_answers_of_the_bare_session_are_views_too() -> None:
+    session = load(unary("Neg"))
+    bare = session._bare
+    addresses: list[int] = []
+
+    class Spy:
+        def run_with_ort_values(self, *arguments: Any) -> Any:
+            made = bare.run_with_ort_values(*arguments)
+            addresses.append(made[0].data_ptr())
+            return made
+
+    session._bare = Spy()
+    (answer,) = session.run([floats(bytes(4096))])
     assert [np.frombuffer(answer.data, np.uint8).ctypes.data] == addresses
 
 
@@ -170,8 +188,10 @@ def test_optional_output_is_refused_by_name() -> None:
 
 def test_output_without_a_value_fails_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(onnxruntime.OrtValue, "has_value", lambda _: False)
+    session = load(unary("Neg"))
+    session._bare = None
     with pytest.raises(RunFailed, match="output 'y'"):
-        load(unary("Neg")).run([floats(bytes(4))])
+        session.run([floats(bytes(4))])
 
 
 def test_failure_within_a_run_tells_why() -> None:
