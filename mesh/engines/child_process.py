@@ -22,6 +22,9 @@ from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+
+from mesh.arrays import Array
 from mesh.core.tensor import Tensor, TensorSpec
 from mesh.engines import DEFAULT_ENGINE
 from mesh.engines.child_channel import (
@@ -143,8 +146,8 @@ class Held:
         self.channel = channel
         self.control = control
         self.feeds: Region | None = None
-        self.regions: dict[int, int] = {}
-        """Descriptors of the child's regions by their numbers."""
+        self.regions: dict[int, Array] = {}
+        """The child's regions by their numbers, mapped once: pages that are mapped anew must be found anew."""
         self._ending = threading.Lock()
         self._end = ""
 
@@ -166,8 +169,7 @@ class Held:
         self.control.close()
         if self.feeds is not None:
             self.feeds.close()
-        for descriptor in self.regions.values():
-            os.close(descriptor)
+        self.regions.clear()
 
 
 class ChildSession:
@@ -261,13 +263,15 @@ class ChildSession:
     def _look_at(self, answer: Message, descriptor: int | None) -> list[Tensor]:
         number = answer["region"]
         for dropped in answer["dropped"]:
-            os.close(self._held.regions.pop(dropped))
+            del self._held.regions[dropped]
         if not number:
             return read_layout(answer["outputs"], memoryview(b""))
         if descriptor is not None:
-            self._held.regions[number] = descriptor
-        # One mapping per answer: it lives exactly as long as somebody looks at its bytes.
-        mapping = mmap.mmap(self._held.regions[number], answer["size"], prot=mmap.PROT_READ)
-        weakref.finalize(mapping, self._released.append, number).atexit = False
+            mapping = mmap.mmap(descriptor, answer["size"], prot=mmap.PROT_READ)
+            os.close(descriptor)
+            self._held.regions[number] = np.frombuffer(mapping, np.uint8)
+        # One view per answer: it lives exactly as long as somebody looks at its bytes.
+        view = self._held.regions[number].view()
+        weakref.finalize(view, self._released.append, number).atexit = False
         self.output_copies += len(answer["outputs"])
-        return read_layout(answer["outputs"], memoryview(mapping))
+        return read_layout(answer["outputs"], view.data)
