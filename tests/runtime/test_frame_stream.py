@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import Counter
 from collections.abc import AsyncIterator
 
@@ -11,6 +12,7 @@ import pytest
 from mesh.core.frame import Outcome, StreamClass
 from mesh.core.messages import (
     CloseStream,
+    Heartbeat,
     OpenEdge,
     ResultsAccepted,
 )
@@ -286,20 +288,31 @@ async def test_an_abandoned_stream_ends_with_the_error_of_its_source(played: Pla
     await stream.close()
 
 
-async def test_a_silent_tail_is_a_lost_node(played: Played, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("silent", ["head", "tail"])
+async def test_a_silent_node_is_a_lost_node(played: Played, monkeypatch: pytest.MonkeyPatch, silent: str) -> None:
     for module in (edge_sender, stream_path):
         monkeypatch.setattr(module, "HEARTBEAT_INTERVAL_S", 0.02)
     monkeypatch.setattr("mesh.control.timing.HEARTBEAT_INTERVAL_S", 0.02)
     monkeypatch.setattr("mesh.control.timing.SILENCE_LIMIT_S", 0.1)
     stream = played.make()
     await stream.open()
+    speaking = played.server.results if silent == "head" else played.server.edge
+    assert speaking is not None
+
+    async def beat() -> None:
+        with contextlib.suppress(NodeLost):
+            while True:
+                await speaking.send(Heartbeat())
+                await asyncio.sleep(0.02)
+
+    beating = asyncio.ensure_future(beat())
     await stream.send([vector(0)])
     answers, error = await collect(stream)
     assert told(answers) == [(0, Outcome.UNKNOWN)]
     assert isinstance(error, NodeLost)
-    assert "node aaaaaaaa" in error.message
-    assert "played:1" in error.message
+    assert "node aaaaaaaa at played:1 has gone silent" in error.message
     await stream.close()
+    await beating
 
 
 async def test_an_answer_that_makes_no_sense_breaks_the_stream(played: Played) -> None:

@@ -145,3 +145,17 @@ async def test_a_lost_node_is_named_in_time_and_the_rest_goes_on(
                 await clients(node.address).drain(key_of(other))
         finally:
             await clients.close()
+
+
+async def test_a_long_call_to_a_node_that_freezes_ends_with_its_loss(victim: NodeProcess) -> None:
+    """Its kernel still takes the bytes, and the call may last minutes: only an unanswered ping tells."""
+    client = NodeClient(victim.address)
+    try:
+        await client.list_deployments()
+        victim.freeze()
+        began = time.monotonic()
+        with pytest.raises(NodeLost):
+            await client.prepare(make_deployment([add_one("x", "y")], {victim.node_id: victim.address}, name="frozen"))
+        assert time.monotonic() - began < PROMISED_S
+    finally:
+        await client.close()
