@@ -133,8 +133,15 @@ class Coordinator:
         nodes = await self._answered_about(name)
         names = sorted({report.deployment.name for node in nodes for report in node.deployments})
         if name and name not in names:
-            raise DeploymentNotFound(f"there is no deployment {name!r}", hint=_known(names))
+            raise await self._not_found(name, names)
         return [_merge(nodes, found) for found in names if not name or found == name]
+
+    async def _not_found(self, name: str, names: Sequence[str]) -> DeploymentNotFound:
+        silent = [view.capabilities.name for view in await self._fleet.nodes() if view.is_lost]
+        if silent:
+            told = f"there is no deployment {name!r} on the nodes that answer; no answer from {', '.join(silent)}"
+            return DeploymentNotFound(told, hint="a node that is away may hold it; see `mesh nodes`")
+        return DeploymentNotFound(f"there is no deployment {name!r}", hint=_known(names))
 
     async def resolve(self, name: str) -> Deployment:
         """Where the newest generation of `name` runs; raises `DeploymentNotFound`."""
@@ -150,7 +157,7 @@ class Coordinator:
         generations = _generations(nodes, name)
         if not generations:
             names = sorted({report.deployment.name for node in nodes for report in node.deployments})
-            raise DeploymentNotFound(f"there is no deployment {name!r}", hint=_known(names))
+            raise await self._not_found(name, names)
         for deployment in generations:
             await self._drain(nodes, deployment)
 
