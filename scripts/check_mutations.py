@@ -159,7 +159,7 @@ BUGS = (
         "mesh/runtime/stage.py",
         "if len(self._streams) >= MAX_STREAMS:",
         "if False:",
-        ("tests/runtime/test_stage.py",),
+        ("tests/runtime/test_stage_limits.py",),
     ),
     bug(
         "unbounded/windows",
@@ -187,7 +187,7 @@ BUGS = (
         "mesh/runtime/edge_receiver.py",
         "len(self._messages) >= self._capacity",
         "False",
-        ("tests/runtime/test_stage.py",),
+        ("tests/runtime/test_stage_limits.py",),
     ),
     # A run that hangs is left alone.
     bug("hung-engine/watch", "mesh/runtime/engine_pool.py", "if now < limit_at:", "if True:", POOL_TESTS),

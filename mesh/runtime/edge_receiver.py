@@ -151,8 +151,18 @@ async def _say_goodbye(link: Link, reading: Work) -> None:
     with contextlib.suppress(MeshError, TimeoutError):  # it hung up, or goes on as before; the status says the same
         async with asyncio.timeout(GOODBYE_LIMIT_S):
             await asyncio.wait({reading})
-            while await link.receive() is not None:
+            while await _receive_anything(link):
                 pass
+
+
+async def _receive_anything(link: Link) -> bool:
+    """Whether more may come; the rest of a frame that was refused makes no sense by itself."""
+    try:
+        return await link.receive() is not None
+    except NodeLost:
+        raise
+    except MeshError:
+        return True
 
 
 def _name_sender(stage: Stage) -> str:

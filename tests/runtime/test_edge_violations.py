@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -232,6 +233,22 @@ async def test_who_is_just_writing_hears_why_the_link_ends(peer: Peer, monkeypat
         assert isinstance(closing.error, StaleGeneration)
         heard.set()
         await writing
+        edge.cancel()
+    await peer.is_well()
+
+
+async def test_who_writes_the_rest_of_a_refused_frame_hears_why(peer: Peer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its first chunk is refused while the others are under way; they make no sense without it."""
+    monkeypatch.setattr(edge_receiver, "GOODBYE_LIMIT_S", 10)
+    for stream in range(5):
+        edge, _ = await peer.opened(stream=stream)
+        frame = peer.frame(0, 8 * CHUNK_BYTES, stream=stream)
+        (tensor,) = frame.tensors
+        frame.tensors = (replace(tensor, shape=(1, *tensor.shape)),)
+        await edge.send(frame)
+        closing = await next_of(edge, CloseStream)
+        assert isinstance(closing, CloseStream)
+        assert isinstance(closing.error, TensorMismatch)
         edge.cancel()
     await peer.is_well()
 

@@ -6,12 +6,14 @@ import asyncio
 import contextlib
 from collections import Counter
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 import pytest
 
 from mesh.core.frame import Outcome, StreamClass
 from mesh.core.messages import (
     CloseStream,
+    Credit,
     Heartbeat,
     OpenEdge,
     ResultsAccepted,
@@ -30,6 +32,7 @@ from mesh.errors import (
 from mesh.runtime import edge_sender, stream_path
 from mesh.runtime.frame_stream import Answer, FrameStream, StreamOptions
 from mesh.runtime.supervise import Supervisor
+from tests.runtime import played_server
 from tests.runtime.fake_models import chain, until, values_of, vector
 from tests.runtime.loopback_link import make_pair, open_memory_chain
 from tests.runtime.played_server import Played, Server
@@ -321,6 +324,45 @@ async def test_an_answer_that_makes_no_sense_breaks_the_stream(played: Played) -
     await played.server.tell(ResultsAccepted())
     _, error = await collect(stream)
     assert isinstance(error, ProtocolViolation)
+    await stream.close()
+
+
+@pytest.mark.parametrize("size_bytes", [0, 5, 1 << 63, (1 << 64) - 1])
+async def test_a_credit_for_what_was_not_sent_breaks_the_stream(played: Played, size_bytes: int) -> None:
+    """The last one is what -1 becomes on the wire."""
+    stream = played.make()
+    await stream.open()
+    await stream.send([vector(0)])
+    await until(lambda: 0 in played.server.frames)
+    assert played.server.edge is not None
+    await played.server.edge.send(Credit(size_bytes))
+    answers, error = await collect(stream)
+    assert told(answers) == [(0, Outcome.UNKNOWN)]
+    assert isinstance(error, ProtocolViolation)
+    assert "for 4 outstanding" in error.message
+    await stream.close()
+
+
+async def test_a_first_credit_without_sense_is_refused(played: Played, monkeypatch: pytest.MonkeyPatch) -> None:
+    for size_bytes in (0, 1 << 63):
+        monkeypatch.setattr(played_server, "CREDIT_BYTES", size_bytes)
+        stream = played.make()
+        with pytest.raises(ProtocolViolation, match="credit"):
+            await stream.open()
+        await stream.close()
+
+
+@pytest.mark.parametrize("sequence", [1, 7, (1 << 64) - 1])
+async def test_an_answer_whose_number_jumps_breaks_the_stream(played: Played, sequence: int) -> None:
+    stream = played.make()
+    await stream.open()
+    await stream.send([vector(0)])
+    await until(lambda: 0 in played.server.frames)
+    await played.server.tell(replace(played.server.frames[0], sequence=sequence))
+    answers, error = await collect(stream)
+    assert told(answers) == [(0, Outcome.UNKNOWN)]
+    assert isinstance(error, ProtocolViolation)
+    assert f"frame {sequence}, which was not sent" in error.message
     await stream.close()
 
 

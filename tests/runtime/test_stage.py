@@ -14,7 +14,7 @@ import pytest
 
 from mesh.core.frame import Frame, Outcome, StreamClass
 from mesh.core.ids import NodeId
-from mesh.core.messages import OpenEdge, OpenStream
+from mesh.core.messages import OpenStream
 from mesh.core.tensor import Tensor
 from mesh.engines.fake import FakeModel, Operation
 from mesh.errors import (
@@ -25,7 +25,7 @@ from mesh.errors import (
     Refused,
     RunFailed,
 )
-from mesh.runtime import edge_receiver, stage
+from mesh.runtime import edge_receiver
 from mesh.runtime.frame_stream import Answer, FrameStream, StreamOptions
 from mesh.runtime.stage import ENGINE_DEPTH, MAX_QUEUED_FRAMES, MAX_SLOTS, MAX_STREAMS, Stage
 from tests.runtime.fake_models import (
@@ -295,6 +295,22 @@ async def test_frames_of_closed_and_unknown_streams_are_thrown_away_with_their_c
             one.stage.offer(Frame(2, 0, 1, 1, (vector(0),)), Sender())
 
 
+async def test_numbers_may_jump_because_the_window_counts_frames() -> None:
+    """A live stream leaves some out, and a lossless one sends again what was lost elsewhere, behind newer ones."""
+    async with alone() as one:
+        consumer = await one.open(1, window=2)
+        numbers = [0, 5, (1 << 64) - 1, 3]
+        for count, sequence in enumerate(numbers, 1):
+            one.offer(1, sequence, tensor=vector(0))
+            await until(lambda: len(consumer.frames) == count)  # noqa: B023
+        assert [frame.sequence for frame in consumer.frames] == numbers
+        one.engine.gate.close()
+        for sequence in (3, 1 << 63, 3):
+            one.offer(1, sequence, tensor=vector(0))
+        assert isinstance(one.sender.closed[1], ProtocolViolation)
+        one.engine.gate.open()
+
+
 async def test_limits_of_streams_and_consumers() -> None:
     async with alone() as one:
         await one.open(1, window=MAX_QUEUED_FRAMES - 1)
@@ -311,36 +327,6 @@ async def test_limits_of_streams_and_consumers() -> None:
             await one.open(stream, window=1)
         with pytest.raises(Overloaded, match="consumers"):
             await one.open(999, window=1)
-
-
-async def test_a_stage_before_others_takes_no_more_than_its_streams_either(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It has no consumers, whose limit would hold them."""
-    monkeypatch.setattr(stage, "MAX_STREAMS", 3)
-    async with open_memory_chain(chain(2)) as mesh:
-        head, tail = mesh.stages
-        sender = Sender()
-        for stream in range(3):
-            tail.attach_sink(stream, Consumer())
-            await head.open_stream(OpenStream(stream, StreamClass.LOSSLESS, True, 1), sender)
-        with pytest.raises(Overloaded, match="3 streams"):
-            await head.open_stream(OpenStream(3, StreamClass.LOSSLESS, True, 1), sender)
-        head.close_stream(0, sender, None)
-        await until(lambda: 0 not in tail._sinks)
-        tail.attach_sink(4, Consumer())
-        await head.open_stream(OpenStream(4, StreamClass.LOSSLESS, True, 1), sender)
-
-
-async def test_a_sender_that_reads_nothing_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What it is told, here that there are no such streams, may not pile up."""
-    monkeypatch.setattr(edge_receiver, "MAX_OUTGOING_MESSAGES", 50)
-    async with open_memory_chain([copy()]) as mesh, mesh.stream() as honest:
-        link = mesh.nodes["memory:0"].open_edge()
-        await link.send(OpenEdge(mesh.deployment.name, mesh.deployment.fence, 0))
-        with pytest.raises(Overloaded, match="does not read"):
-            for stream in range(1000):
-                await link.send(OpenStream(stream, StreamClass.LOSSLESS, True, 1))
-        await honest.send([vector(5)])
-        assert values_of((await anext(honest.answers())).tensors) == [5.0]
 
 
 async def test_draining_lets_streams_end_and_closes_those_that_do_not() -> None:
