@@ -30,6 +30,7 @@ from mesh.runtime.deployment_driver import DeploymentDriver
 from mesh.runtime.edge_sender import Link
 from mesh.runtime.engine_mode import EngineMode, choose_engine_mode, make_child_engine
 from mesh.runtime.engine_pool import EnginePool
+from mesh.runtime.hanging import hang_when_asked
 from mesh.runtime.node_clients import NodeClients
 from mesh.runtime.node_service import NodeService
 from mesh.runtime.service_manager import ServiceManager
@@ -93,6 +94,7 @@ class Node:
     async def run(self, stop: asyncio.Event, on_ready: Callable[[NodeReady], None]) -> None:
         """Run until `stop` is set. Raises `StorageError`, `ListenError`, `MissingExtra` before `on_ready`."""
         service_manager = ServiceManager.from_environment()
+        hang_when_asked()
         with DataFolder.open(self._settings.data_dir) as folder:
             self._identity = load_identity(folder, self._settings.name)
             self._content = ContentStore(folder, self._settings.content_capacity_bytes)
