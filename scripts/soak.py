@@ -39,6 +39,7 @@ SWAP_AFTERMATH_S = 6.0
 """The old generation drains for as long as this after a deploy has returned; silences until then are the swap's."""
 
 GAP_LIMIT_S = 0.3
+GAPS_TOLD = 8
 TOLERANCES = {"rss_mib": 4.0, "tree_rss_mib": 8.0, "descriptors": 3.0, "threads": 2.0, "children": 1.0, "tasks": 2.0}
 """By which a quantity may rise over the second half: what an allocator's arenas and the phase of a swap make of it."""
 
@@ -85,14 +86,12 @@ def children_of(pid: int) -> list[int]:
 
 
 def rss_mib(pid: int) -> float:
+    """Resident, without the pages of files: those the kernel takes and brings back as it likes."""
     try:
-        return next(
-            int(line.split()[1]) / 1024
-            for line in Path(f"/proc/{pid}/status").read_text().splitlines()
-            if line.startswith("VmRSS:")
-        )
-    except (FileNotFoundError, ProcessLookupError, StopIteration):
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except (FileNotFoundError, ProcessLookupError):
         return 0.0  # an engine that has just ended
+    return sum(int(line.split()[1]) / 1024 for line in lines if line.startswith(("RssAnon:", "RssShmem:")))
 
 
 def look_at(pid: int) -> dict[str, float]:
@@ -177,7 +176,7 @@ def judge_growth(sampled: Sequence[Sampled]) -> list[str]:
     return failures
 
 
-def judge_answers(client: Client, swaps: Sequence[tuple[float, float]]) -> list[str]:
+def judge_answers(client: Client, swaps: Sequence[tuple[float, float]], run_began: float) -> list[str]:
     last, failures = client.last, []
     if last.get("kind") != "end":
         return ["the client did not tell how it ended"]
@@ -189,7 +188,9 @@ def judge_answers(client: Client, swaps: Sequence[tuple[float, float]]) -> list[
         is_near = any(begin < ended + SWAP_AFTERMATH_S and end > began for began, ended in swaps)
         near, far = max(near, (end - begin) * is_near), max(far, (end - begin) * (not is_near))
     say(f"longest silence of the answers: {near:.3f} s around {len(swaps)} swaps, {far:.3f} s apart from them")
-    say("  (0.000 stands for less than 0.1 s)")
+    longest = sorted(client.gaps, key=lambda gap: gap[0] - gap[1])[:GAPS_TOLD]
+    told = ", ".join(f"{end - begin:.3f} s at {begin - run_began:.0f} s" for begin, end in longest)
+    say(f"  {told or 'none of 0.1 s or more'}")
     if near > GAP_LIMIT_S:
         failures.append(f"a silence of {near:.3f} s around a swap, more than {GAP_LIMIT_S:g} s")
     return failures
@@ -288,7 +289,7 @@ async def soak(minutes: float, out: Path) -> int:
     say("lowest of the second half..highest of all, and the rise over the second half:")
     failures = judge_growth(sampled)
     draw(out, sampled)
-    failures += judge_answers(client, swaps)
+    failures += judge_answers(client, swaps, began)
     failures += [f"{name} told of a bug:\n{log}" for name, log in logs.items() if "Traceback" in log]
     for failure in failures:
         say(f"FAILED  {failure}")
@@ -298,7 +299,7 @@ async def soak(minutes: float, out: Path) -> int:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description="A long stream through local daemons whose plan is swapped.")
-    parser.add_argument("--minutes", type=float, default=30.0, metavar="M", help="how long; two at least tell anything")
+    parser.add_argument("--minutes", type=float, default=30.0, metavar="M", help="how long; growth shows from three on")
     parser.add_argument("--out", type=Path, default=ROOT / "build" / "soak", metavar="FOLDER", help="for CSV and plot")
     options = parser.parse_args()
     return asyncio.run(soak(options.minutes, options.out))
