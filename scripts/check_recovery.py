@@ -76,6 +76,11 @@ class Told:
     looked_at: float = 0.0
     ends: dict[str, dict[str, Any]] = field(default_factory=dict)
     broken: list[str] = field(default_factory=list)
+    is_stopped: bool = False
+    """Somebody interrupts the check: no more faults, but the account of those that were."""
+
+    def stop(self, *_: object) -> None:
+        self.is_stopped = True
 
     def listen(self, stream: Any) -> None:
         for line in stream:
@@ -184,7 +189,7 @@ def await_whole(told: Told) -> str:
         amiss = told.what_is_amiss() or ("no look" if now - told.looked_at > 3 else "")
         if amiss:
             since = now
-        if now - since >= STEADY_S or now > deadline or told.broken:
+        if now - since >= STEADY_S or now > deadline or told.broken or told.is_stopped:
             return amiss
         time.sleep(0.1)
 
@@ -209,7 +214,7 @@ def run_faults(schedule: list[tuple[str, int, float, float]], told: Told) -> lis
     for number, (kind, stage, seconds, pause) in enumerate(schedule, 1):
         time.sleep(pause)
         newest = told.newest()
-        if newest is None or told.broken:
+        if newest is None or told.broken or told.is_stopped:
             break
         device = newest["devices"][stage][0]
         now = time.monotonic()
@@ -315,11 +320,19 @@ def stream_through(schedule: list[tuple[str, int, float, float]], told: Told) ->
     program = [sys.executable, str(ROOT / "scripts" / "recovery_client.py"), str(rate_hz), str(LIVE_HZ)]
     line = [sys.executable, "-m", "nodes", "lab", "exec", "--name", LAB, "desk", "--", *program, str(DEADLINE_S)]
     client = subprocess.Popen(
-        [*line, *addresses], env=ENVIRONMENT, cwd=ROOT, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        [*line, *addresses],
+        env=ENVIRONMENT,
+        cwd=ROOT,
+        text=True,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        start_new_session=True,
     )
     listening = threading.Thread(target=told.listen, args=(client.stdout,), daemon=True)
     listening.start()
     try:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, told.stop)
         wait_for(lambda: told.looked_at > 0 or client.poll() is not None, 30, "the streams are open")
         return run_faults(schedule, told)
     finally:

@@ -10,8 +10,9 @@ HEARTBEAT_INTERVAL_S = 0.5
 """Each side of a data-plane link says something at least this often; sent from the event loop, so that a
 hung loop is noticed although its transport still answers pings."""
 
-SILENCE_LIMIT_S = 2.5
-"""A link that says nothing for so long is lost: five missed heartbeats, and 1.5 s less than what is promised."""
+SILENCE_LIMIT_S = 2.0
+"""A link that says nothing for so long is lost: four missed heartbeats. Noticed up to one heartbeat later, which leaves
+1.5 s of the 4 s that are promised for a stand-by to take over."""
 
 KEEPALIVE_INTERVAL_S = 1.0
 KEEPALIVE_TIMEOUT_S = 1.5

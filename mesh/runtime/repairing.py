@@ -28,6 +28,10 @@ from mesh.wire.channel import NodeClient
 ASK_TIMEOUT_S = 0.7
 """For a node to say what it holds. The lost one never does, and the stream stands still meanwhile."""
 
+SUSPECT_ASK_TIMEOUT_S = 0.3
+"""For the node that broke the path: it was given its time to speak already, and everybody waits for this answer. One
+that answers later after all is asked again where nobody can take its place."""
+
 POLL_S = 0.1
 """Between two looks at a generation that somebody else is putting in force, or a node that is starting again."""
 
@@ -89,12 +93,13 @@ class Repairer:
         nobody left to run it, `DeploymentNotFound` where the deployment was removed.
         """
         excluded = self._blame(deployment, error)
+        suspect = error.address if isinstance(error, NodeLost) else ""
         loop = asyncio.get_running_loop()
         began = loop.time()
         attempts = 0
         tried = deployment.fence
         while True:
-            seen = await self._look(deployment)
+            seen = await self._look(deployment, suspect)
             missing = seen.missing(seen.newest)
             is_same = seen.newest.fence == deployment.fence
             if not missing and not excluded.intersection(seen.newest.plan.devices):
@@ -109,6 +114,9 @@ class Repairer:
             silent = [node for node in seen.newest.addresses if node not in seen.answers]
             repaired = repair(seen.newest, excluded.union(missing, silent))
             if repaired is None:
+                if suspect:
+                    suspect = ""  # it may only have been slow to answer
+                    continue
                 if starting and waited_s < RESTORE_WAIT_S:
                     await asyncio.sleep(POLL_S)
                     continue
@@ -136,21 +144,22 @@ class Repairer:
 
     # Looking --------------------------------------------------------------------------------------
 
-    async def _look(self, deployment: Deployment) -> _Seen:
+    async def _look(self, deployment: Deployment, suspect: str) -> _Seen:
         answers: dict[NodeId, tuple[DeploymentReport, ...]] = {}
         newest = deployment
         asked: set[NodeId] = set()
         while to_ask := [node for node in newest.addresses if node not in asked]:
             asked.update(to_ask)
-            found = await asyncio.gather(*(self._ask(newest.addresses[node], newest.name) for node in to_ask))
+            found = await asyncio.gather(*(self._ask(newest.addresses[node], newest.name, suspect) for node in to_ask))
             answers.update({node: told for node, told in zip(to_ask, found, strict=True) if told is not None})
             reports = [report for told in answers.values() for report in told]
             newest = max((newest, *(report.deployment for report in reports)), key=lambda known: known.fence)
         return _Seen(answers, newest)
 
-    async def _ask(self, address: str, name: str) -> tuple[DeploymentReport, ...] | None:
+    async def _ask(self, address: str, name: str, suspect: str) -> tuple[DeploymentReport, ...] | None:
+        timeout_s = SUSPECT_ASK_TIMEOUT_S if address == suspect else ASK_TIMEOUT_S
         try:
-            reports, _ = await self._client(address).list_deployments(name, ASK_TIMEOUT_S)
+            reports, _ = await self._client(address).list_deployments(name, timeout_s)
         except MeshError:
             return None  # counted as lost, by name, where it matters
         return tuple(reports)

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,9 +15,10 @@ from mesh.control.deployments import key_of
 from mesh.control.repair import choose_standbys
 from mesh.control.timing import DRAIN_TIMEOUT_S
 from mesh.core.plan import Deployment, Fence
-from mesh.errors import DeploymentNotFound, NodeLost
+from mesh.errors import DeploymentNotFound, NodeLost, Timeout
 from mesh.runtime.frame_stream import FrameStream, StreamOptions
-from mesh.runtime.repairing import Repairer
+from mesh.runtime.repairing import ASK_TIMEOUT_S, SUSPECT_ASK_TIMEOUT_S, Repairer
+from mesh.wire.channel import NodeClient
 from tests.runtime.fake_mesh import FakeMesh, FakeNode, open_mesh
 from tests.runtime.fake_models import FIRST, chain, digest_of, make_deployment, until, values_of, vector
 
@@ -129,6 +131,48 @@ async def test_a_node_that_only_its_neighbour_cannot_reach_is_left_out_the_secon
     repaired = await repairer.recover(deployment, lost)
     assert fleet.nodes[1].node_id not in repaired.plan.devices
     assert await compute(fleet, repaired, 1.0) == [4.0]
+
+
+class _Slow:
+    """The connection to a node that needs longer for its answer than one that is suspected gets."""
+
+    def __init__(self, client: NodeClient, asked: list[float]) -> None:
+        self._client = client
+        self._asked = asked
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._client, name)
+
+    async def list_deployments(self, name: str, timeout_s: float) -> Any:
+        self._asked.append(timeout_s)
+        if timeout_s < ASK_TIMEOUT_S:
+            raise Timeout("slow")
+        return await self._client.list_deployments(name, timeout_s)
+
+
+@pytest.mark.parametrize("has_standbys", [True, False])
+async def test_who_broke_the_path_is_waited_for_only_where_nobody_can_take_over(
+    fleet: FakeMesh, has_standbys: bool
+) -> None:
+    deployment = await put(fleet, fleet.nodes[:3])
+    await hold_content(fleet, deployment)
+    if not has_standbys:
+        deployment = replace(deployment, standbys=((),) * len(MODELS), fence=Fence(FIRST.term, FIRST.generation + 1))
+        await fleet.put(deployment, MODELS)
+    suspect, asked = fleet.nodes[1].address, list[float]()
+
+    def connect(address: str) -> Any:
+        client = fleet.client(address)
+        return _Slow(client, asked) if address == suspect else client
+
+    repairer = Repairer(connect, None, fleet.tasks.spawn)
+    lost = NodeLost("silent")
+    lost.address = suspect
+    recovered = await repairer.recover(deployment, lost)
+    assert (recovered.fence == deployment.fence) == (not has_standbys)
+    assert asked == [SUSPECT_ASK_TIMEOUT_S, *([] if has_standbys else [ASK_TIMEOUT_S])]
+    assert (fleet.nodes[1].node_id in recovered.plan.devices) == (not has_standbys)
+    assert await compute(fleet, recovered, 1.0) == [4.0]
 
 
 async def test_what_was_removed_is_not_brought_back(fleet: FakeMesh) -> None:
