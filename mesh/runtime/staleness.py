@@ -24,8 +24,8 @@ TICK_S = 1.0
 AWAY_S = 2.0
 """A tick that comes later than that by so much: this node was frozen, or its machine slept. Others have noticed."""
 
-CHECK_INTERVAL_S = 30.0
-"""Where nothing happened. Each look costs one small call per other node of each deployment."""
+CHECK_INTERVAL_S = 10.0
+"""So long may a cut keep in memory what was replaced. Each look is a small call per other node of each deployment."""
 
 ASK_TIMEOUT_S = 1.0
 
