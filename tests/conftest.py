@@ -25,6 +25,9 @@ settings.load_profile("default")
 GRACE_SECONDS = 3.0
 """How long a thread or process that was told to stop may take. It is waited for, so a clean test pays nothing."""
 
+TASK_GRACE_SECONDS = 0.5
+"""For tasks that are ending: those of gRPC's server end some turns after the call that they answered."""
+
 # Name or part of it -> why it may stay. gRPC's core keeps one poller per process, whatever is closed.
 LASTING_THREADS = {
     "_poll_wrapper": "the poller of grpc.aio, made once per process and never stopped",
@@ -100,8 +103,14 @@ def no_task_outlives_its_loop(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]
     left: list[str] = []
     cancel_all: Any = asyncio.runners._cancel_all_tasks  # type: ignore[attr-defined]
 
+    def find_left(loop: asyncio.AbstractEventLoop) -> list[str]:
+        return [said for task in asyncio.all_tasks(loop) if not _lasts(said := repr(task), LASTING_TASKS)]
+
     def note_and_cancel(loop: asyncio.AbstractEventLoop) -> None:
-        left.extend(said for task in asyncio.all_tasks(loop) if not _lasts(said := repr(task), LASTING_TASKS))
+        deadline = time.monotonic() + TASK_GRACE_SECONDS
+        while find_left(loop) and time.monotonic() < deadline:
+            loop.run_until_complete(asyncio.sleep(0.005))
+        left.extend(find_left(loop))
         cancel_all(loop)
 
     monkeypatch.setattr(asyncio.runners, "_cancel_all_tasks", note_and_cancel)

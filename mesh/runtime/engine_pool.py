@@ -258,6 +258,8 @@ class EnginePool:
             if engine.leases:
                 return
             self.drop(engine)
+            for lane in engine.lanes:
+                lane.ask_to_close()  # at once: whoever waits below may be cancelled before the threads are asked
         await asyncio.gather(*(asyncio.to_thread(lane.close) for lane in engine.lanes))
 
     async def close(self) -> None:
