@@ -195,6 +195,15 @@ def is_half_built(lab: str) -> bool:
     return len(find_traces(lab)) > 5
 
 
+@pytest.fixture
+def heard_hangup() -> Iterator[None]:
+    """Whoever runs the tests with nohup has the builder inherit that it is to ignore the signal."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.usefixtures("heard_hangup")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_an_interrupted_build_leaves_nothing(tmp_path: Path, number: signal.Signals) -> None:
     need_lab()
