@@ -24,7 +24,7 @@ MAX_CREDIT_BYTES = 1 << 31
 
 
 CREDIT_SHARE = 4
-"""Credits go back a quarter of the limit at a time: a message per frame costs more than moving the frame's bytes does.
+"""Credits go back a quarter of the limit at a time: a message per frame is a write and a wake-up at both ends.
 Where less than that is outstanding the next frame may go whatever its size, so that nobody waits for a credit which is
 still too small to be sent; what a receiver holds is bounded by the limit, or by a quarter of it and one frame."""
 

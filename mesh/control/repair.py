@@ -1,9 +1,9 @@
 """Who takes over when a device is lost: pure, and the same answer for everybody who asks.
 
-A deployment names stand-bys for each of its stages. Whoever notices a loss first (a client whose stream broke, a
-coordinator) computes the repaired deployment from the old one and from who is lost, and puts it in force under the
-next generation. Two that notice the same loss at once compute equal deployments, which nodes take as one; two that
-see different losses compute different ones, of which nodes take the first and refuse the other.
+A deployment names stand-bys for each of its stages. Whoever notices a loss first (a client whose stream broke)
+computes the repaired deployment from the old one and from who is lost, and puts it in force under the next
+generation. Two that notice the same loss at once compute equal deployments, which nodes take as one; two that see
+different losses compute different ones, of which nodes take the first and refuse the other.
 """
 
 from __future__ import annotations

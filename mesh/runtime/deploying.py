@@ -48,6 +48,7 @@ from mesh.planning.problem import Problem
 from mesh.planning.validate import problems
 from mesh.runtime.coordinator import Progress
 from mesh.runtime.fleet import Answered
+from mesh.runtime.measure import MEMORY_FACTOR
 from mesh.runtime.profiling import measure_spread
 from mesh.runtime.proving import prove
 from mesh.runtime.supervise import carry_through, together
@@ -59,9 +60,6 @@ PROBE_WAIT_S = 30.0
 """A node that has just started may still be measuring itself; a slow board takes that long."""
 
 PROBE_POLL_S = 0.2
-
-MEMORY_FACTOR = 2.0
-"""A loaded segment takes about twice its file: weights once as read and once as prepacked."""
 
 TAKE_BACK_ASK_S = 1.0
 """For a node to say what it holds. Short: one of them is the reason for asking, and has been waited for already."""

@@ -25,6 +25,9 @@ BURST_ROUNDS = 4
 MIN_TRANSFER_SECONDS = 1e-6
 """Below this a clock says nothing about a rate."""
 
+MEMORY_FACTOR = 2.0
+"""A loaded model takes about twice its file: weights once as read and once as prepacked."""
+
 MIN_MODEL_RUNS = 3
 MAX_MODEL_RUNS = 30
 

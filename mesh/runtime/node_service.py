@@ -32,7 +32,7 @@ from mesh.errors import (
 from mesh.runtime.deployment_driver import DeploymentDriver, Fetch
 from mesh.runtime.edge_receiver import EdgeReceiver, ResultsSender, ServerLink
 from mesh.runtime.frame_source import FrameSource
-from mesh.runtime.measure import measure_link, measure_model
+from mesh.runtime.measure import MEMORY_FACTOR, measure_link, measure_model
 from mesh.runtime.stage import Stage
 from mesh.runtime.stage_trace import trace_stage
 from mesh.storage.content import ContentStore
@@ -46,9 +46,6 @@ MAX_SOURCES = 4
 
 MAX_CONTENT_QUERY = 1024
 """Digests per HasContent call."""
-
-MEMORY_FACTOR = 2.0
-"""A loaded model takes about twice its file: weights once as read and once as prepacked."""
 
 READ_BYTES = 1 << 20
 

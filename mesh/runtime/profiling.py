@@ -22,7 +22,7 @@ from mesh.model.read import SourceModel
 from mesh.runtime.measure import blank_tensor
 
 PROFILE_BUDGET_S = 5.0
-"""A person waits for a plan; fifteen marks of a model for small devices take two to four seconds on a desktop."""
+"""A person waits for a plan. The first marks say most; those that the budget leaves out refine."""
 
 MAX_MARKS = 15
 """Sixteenths of the work. A stage that is wrong by half of one is wrong by a tenth in a plan of three."""

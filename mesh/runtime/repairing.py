@@ -1,7 +1,7 @@
 """Finding, or making, the generation that goes on when a node is lost or a plan is replaced.
 
-Whoever has a stream that broke calls `Repairer.recover`: a client, or a coordinator that watches. It asks the nodes of
-the deployment, because they are the truth. A newer generation that is in force on all of its devices is taken; where
+A client whose stream broke, or is to move, calls `Repairer.recover`. It asks the nodes of the deployment, because they
+are the truth. A newer generation that is in force on all of its devices is taken; where
 there is none, `mesh.control.repair` computes it from who answers, and it is prepared beside the old one, activated from
 tail to head, and the old one drained. Nobody needs to agree first: nodes take equal repairs as one, and of different
 ones the first, and whoever is refused looks again.
