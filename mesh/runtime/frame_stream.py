@@ -46,7 +46,7 @@ from mesh.wire.channel import NodeClient
 __all__ = ["Answer", "FrameStream", "Recover", "StreamOptions"]
 
 DEADLINE_CHECK_S = 0.01
-"""How finely deadlines of live frames are judged: well below the period of a 30 Hz camera."""
+"""How finely deadlines of live frames are judged at most: well below the period of a 30 Hz camera."""
 
 Recover = Callable[[Deployment, MeshError | None], Awaitable[Deployment]]
 """Given the deployment that a stream used and what broke it, returns the one that is in force now; None asks
@@ -117,7 +117,7 @@ class FrameStream:
             if self._control.error is not None:
                 raise self._control.error from None
         if self._options.deadline_s is not None:
-            self._spawn(self._watch_deadlines(), "stream: deadlines")
+            self._spawn(self._watch_deadlines(self._options.deadline_s), "stream: deadlines")
 
     async def close(self) -> None:
         """Hang up; frames in flight are abandoned."""
@@ -330,9 +330,12 @@ class FrameStream:
         if path is not None and self._taken % self._control.window == 0:
             path.acknowledge(self._control.taken_through)
 
-    async def _watch_deadlines(self) -> None:
+    async def _watch_deadlines(self, limit_s: float) -> None:
         while self._control.error is None:
-            await asyncio.sleep(DEADLINE_CHECK_S)
+            due_at = self._control.next_deadline_at
+            # With nothing unanswered, whatever is offered meanwhile has all of its time before it.
+            left_s = limit_s if due_at is None else due_at - self._now()
+            await asyncio.sleep(max(DEADLINE_CHECK_S, left_s))
             self._control.tick(self._now())
             self._hang_up_retired()
             self._wake()
