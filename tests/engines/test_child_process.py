@@ -123,7 +123,7 @@ def test_an_allocation_beyond_the_limit_fails_alone() -> None:
 
 def test_a_limit_below_what_loading_needs_is_a_failed_load() -> None:
     with pytest.raises(LoadFailed):
-        ChildEngine(memory_limit_bytes=24 << 20).load(filled(), OPTIONS)
+        ChildEngine(memory_limit_bytes=8 << 20).load(filled(), OPTIONS)
 
 
 def test_close_ends_a_run_that_hears_nothing() -> None:
