@@ -162,7 +162,7 @@ class Coordinator:
             await self._drain(nodes, deployment)
 
     async def _drain(self, nodes: Sequence[Answered], deployment: Deployment) -> None:
-        """All at once: each stage works until its streams have ended, and the tail tells clients to move on."""
+        """All at once: each stage works until its streams have ended, and tells clients to move on."""
         key = key_of(deployment)
         holders = [node for node in nodes if _holds(node, key)]
         await together(node.client.drain(key) for node in holders)

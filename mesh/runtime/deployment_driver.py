@@ -291,8 +291,10 @@ class DeploymentDriver:
                 path: Path = await asyncio.to_thread(self._content.path, sha256)
                 engine = await self._pool.acquire(path, sha256, self._options, key.name)
                 loaded[index] = await self._make_stage(deployment, index, engine)
-        except MeshError as error:
+        except BaseException as error:  # also when the daemon goes down meanwhile: each holds an engine
             await _close_all(loaded)
+            if not isinstance(error, MeshError):
+                raise
             await self._report_outcome(key, machine.LoadingFailed(key, str(error)))
             return
         if key not in self._pinned:

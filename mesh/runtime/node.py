@@ -22,7 +22,7 @@ from mesh.core.fleet import Capabilities, NodeState
 from mesh.core.plan import Deployment
 from mesh.discovery.contract import Advertisement, Discovery
 from mesh.engines import make_engine
-from mesh.engines.contract import LoadOptions
+from mesh.engines.contract import Engine, LoadOptions
 from mesh.errors import MeshError, ProtocolViolation, UsageError
 from mesh.hardware.probe import ProbeResult, StaticFacts, run_probe, static_facts
 from mesh.runtime.content_fetch import fetch_content
@@ -100,10 +100,12 @@ class Node:
             self._content = ContentStore(folder, self._settings.content_capacity_bytes)
             store = DeploymentStore(folder)
             async with contextlib.AsyncExitStack() as stack:
+                engine, options, pool = self._make_engines()
+                stack.push_async_callback(pool.close)  # after the last task that may load something has ended
                 tasks = await stack.enter_async_context(Supervisor())
                 self._clients = NodeClients(tasks.spawn, MAX_PEER_CLIENTS)
                 stack.push_async_callback(self._clients.close)
-                driver, service = self._compose(store, tasks)
+                driver, service = self._compose(store, engine, options, pool, tasks)
                 stack.push_async_callback(driver.close)
                 # Before anybody can ask for anything: the fences must be in force by then.
                 await driver.restore(read_deployments(store))
@@ -126,7 +128,7 @@ class Node:
                 async with asyncio.timeout(2 * DRAIN_TIMEOUT_S):
                     await driver.stop()
 
-    def _compose(self, store: DeploymentStore, tasks: Supervisor) -> tuple[DeploymentDriver, NodeService]:
+    def _make_engines(self) -> tuple[Engine, LoadOptions, EnginePool]:
         facts = static_facts(self._settings.data_dir)
         mode = choose_engine_mode(self._settings.engine_mode, facts.memory_available_bytes)
         if mode is EngineMode.PROCESS:
@@ -135,7 +137,11 @@ class Node:
             engine = make_engine(self._settings.engine)
         cores = max(1, int(facts.cores))
         options = LoadOptions(threads=self._settings.threads or cores, runs=self._settings.runs)
-        pool = EnginePool(engine, slots=max(1, cores // options.threads, options.runs))
+        return engine, options, EnginePool(engine, slots=max(1, cores // options.threads, options.runs))
+
+    def _compose(
+        self, store: DeploymentStore, engine: Engine, options: LoadOptions, pool: EnginePool, tasks: Supervisor
+    ) -> tuple[DeploymentDriver, NodeService]:
         fetch = partial(fetch_content, self._content, self._clients.get)
         driver = DeploymentDriver(
             self._identity.node_id, self._content, store, pool, options, self._dial_edge, fetch, tasks
