@@ -64,6 +64,8 @@ class Stage:
     measured: bool = False
     """True where `compute_seconds` was measured on the device rather than estimated."""
     variant: str = "float"
+    codec: str = "raw"
+    """How the tensors that leave the stage for the next one are written on the wire."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,7 @@ from mesh.core.costs import Costs
 from mesh.core.graph import Graph
 from mesh.core.ids import NodeId
 from mesh.core.plan import Plan, Prediction, Segment, Stage
+from mesh.planning.space import FLOAT, PLAIN, RAW, Space
 
 FRAMES_PER_LINK = 2
 """Frames under way on one link at once: one arriving while one is on its way."""
@@ -34,9 +35,9 @@ MIN_PERIOD_SECONDS = 1e-9
 """Keeps the throughput of a pipeline that costs nothing at all finite."""
 
 
-def busy_seconds(graph: Graph, stage: Stage, costs: Costs) -> float:
-    """Seconds between two frames that `stage` can sustain, its replicas taking turns."""
-    return _pass_seconds(graph, stage, costs) / len(stage.devices)
+def busy_seconds(graph: Graph, stages: Sequence[Stage], index: int, costs: Costs, space: Space = PLAIN) -> float:
+    """Seconds between two frames that stage `index` can sustain, its replicas taking turns."""
+    return _pass_seconds(graph, stages, index, costs, space) / len(stages[index].devices)
 
 
 def link_seconds(latency: float, transfer: float) -> float:
@@ -44,83 +45,129 @@ def link_seconds(latency: float, transfer: float) -> float:
     return max(transfer - latency, transfer / FRAMES_PER_LINK)
 
 
-def period_seconds(graph: Graph, stages: Sequence[Stage], costs: Costs) -> float:
+def period_seconds(graph: Graph, stages: Sequence[Stage], costs: Costs, space: Space = PLAIN) -> float:
     """Seconds between two answers in steady state."""
-    period = max(MIN_PERIOD_SECONDS, *(busy_seconds(graph, stage, costs) for stage in stages))
+    period = max(MIN_PERIOD_SECONDS, *(busy_seconds(graph, stages, i, costs, space) for i in range(len(stages))))
     for before, after in pairwise(stages):
-        nbytes = graph.cut_at[after.segment.start].bytes
+        nbytes = space.wire_bytes(before.codec, graph.cut_at[after.segment.start].bytes)
         shares = len(before.devices) * len(after.devices)
         for source in before.devices:
+            period = max(period, nbytes / space.nic(source).up / len(before.devices))
             for target in after.devices:
                 if source != target:
-                    transfer = costs.transfer(source, target, nbytes).seconds
+                    transfer = _transfer_seconds(costs, space, source, target, nbytes)
                     latency = costs.link(source, target).latency_seconds
                     period = max(period, link_seconds(latency, transfer) / shares)
+        for target in after.devices:
+            period = max(period, nbytes / space.nic(target).down / len(after.devices))
     return period
 
 
-def latency_seconds(graph: Graph, stages: Sequence[Stage], costs: Costs) -> float:
+def latency_seconds(graph: Graph, stages: Sequence[Stage], costs: Costs, space: Space = PLAIN) -> float:
     """Seconds of a lone frame from entering the head to leaving the tail; the slowest way through replicas."""
-    total = _pass_seconds(graph, stages[0], costs)
-    for before, after in pairwise(stages):
-        nbytes = graph.cut_at[after.segment.start].bytes
+    total = _pass_seconds(graph, stages, 0, costs, space)
+    for index, (before, after) in enumerate(pairwise(stages), start=1):
+        nbytes = space.wire_bytes(before.codec, graph.cut_at[after.segment.start].bytes)
         slowest = max(
-            costs.transfer(source, target, nbytes).seconds for source in before.devices for target in after.devices
+            _transfer_seconds(costs, space, source, target, nbytes)
+            for source in before.devices
+            for target in after.devices
         )
-        total = (total + slowest) + _pass_seconds(graph, after, costs)
+        total = (total + slowest) + _pass_seconds(graph, stages, index, costs, space)
     return total
 
 
-def predict(graph: Graph, stages: Sequence[Stage], costs: Costs) -> Prediction:
+def energy_joules(graph: Graph, stages: Sequence[Stage], costs: Costs, space: Space) -> float:
+    """Joules per frame at full rate: every device of the plan is on, busy for its share of the frames.
+
+    Raises `KeyError` for a device whose power is not in `space`.
+    """
+    period = period_seconds(graph, stages, costs, space)
+    total = 0.0
+    for index, stage in enumerate(stages):
+        seconds = _pass_seconds(graph, stages, index, costs, space)
+        for device in stage.devices:
+            watts = space.watts[device]
+            total += (watts.busy - watts.idle) * seconds / len(stage.devices) + watts.idle * period
+    return total
+
+
+def predict(graph: Graph, stages: Sequence[Stage], costs: Costs, space: Space = PLAIN) -> Prediction:
     """Throughput in frames per second and latency in seconds of `stages` as they stand."""
     return Prediction(
-        throughput_per_s=1.0 / period_seconds(graph, stages, costs),
-        latency_s=latency_seconds(graph, stages, costs),
+        throughput_per_s=1.0 / period_seconds(graph, stages, costs, space),
+        latency_s=latency_seconds(graph, stages, costs, space),
     )
 
 
-def window_for(graph: Graph, stages: Sequence[Stage], costs: Costs) -> int:
+def window_for(graph: Graph, stages: Sequence[Stage], costs: Costs, space: Space = PLAIN) -> int:
     """Frames in flight per stream that keep every stage busy: what fits in one latency, and one more.
 
     The one more covers the way from and to the client. More frames than that only wait.
     """
-    in_flight = latency_seconds(graph, stages, costs) / period_seconds(graph, stages, costs)
+    in_flight = latency_seconds(graph, stages, costs, space) / period_seconds(graph, stages, costs, space)
     return min(MAX_WINDOW, max(MIN_WINDOW, math.ceil(in_flight * (1 - 1e-9)) + 1))
 
 
-def with_costs(plan: Plan, graph: Graph, costs: Costs) -> Plan:
+def with_costs(plan: Plan, graph: Graph, costs: Costs, space: Space = PLAIN) -> Plan:
     """`plan` with computing times, prediction and window taken from `costs`; segments and devices stay.
 
     For plans that came from a file and for new measurements of a plan in force. The bound is raised
     where the new prediction exceeds it.
     """
-    stages = tuple(make_stage(stage.segment, stage.devices, costs, stage.variant) for stage in plan.stages)
-    predicted = predict(graph, stages, costs)
+    stages = tuple(
+        make_stage(stage.segment, stage.devices, costs, stage.variant, stage.codec, space) for stage in plan.stages
+    )
+    predicted = predict(graph, stages, costs, space)
     return dataclasses.replace(
         plan,
         stages=stages,
         predicted=predicted,
         bound_throughput_per_s=max(plan.bound_throughput_per_s, predicted.throughput_per_s),
-        window=window_for(graph, stages, costs),
+        window=window_for(graph, stages, costs, space),
     )
 
 
-def make_stage(segment: Segment, devices: tuple[NodeId, ...], costs: Costs, variant: str = "float") -> Stage:
-    """A stage with the computing time of the slowest of `devices`, measured only if it was on all of them."""
-    figures = [costs.compute(device, segment.start, segment.end) for device in devices]
+def make_stage(
+    segment: Segment,
+    devices: tuple[NodeId, ...],
+    costs: Costs,
+    variant: str = FLOAT,
+    codec: str = RAW,
+    space: Space = PLAIN,
+) -> Stage:
+    """A stage with the computing time of the slowest of `devices`, measured only if it was on all of them.
+
+    A variant that `space` does not know, as one named in a file, is taken to be as fast as the model.
+    """
+    known = variant if variant in space.variant_at else FLOAT
+    seconds = [space.compute_seconds(costs, device, known, segment.start, segment.end) for device in devices]
+    measured = [costs.compute(device, segment.start, segment.end).measured for device in devices]
     return Stage(
         segment=segment,
         devices=devices,
-        compute_seconds=max(figure.seconds for figure in figures),
-        measured=all(figure.measured for figure in figures),
+        compute_seconds=max(seconds),
+        measured=all(measured),
         variant=variant,
+        codec=codec,
     )
 
 
-def _pass_seconds(graph: Graph, stage: Stage, costs: Costs) -> float:
-    """Seconds that one device of `stage` (its slowest) spends on one frame."""
+def _pass_seconds(graph: Graph, stages: Sequence[Stage], index: int, costs: Costs, space: Space) -> float:
+    """Seconds that one device of stage `index` (its slowest) spends on one frame; the client's ends are raw."""
+    stage = stages[index]
     entry, leave = graph.cut_at[stage.segment.start].bytes, graph.cut_at[stage.segment.end].bytes
+    received = stages[index - 1].codec if index else RAW
+    sent = stage.codec if index + 1 < len(stages) else RAW
     handling = max(
-        costs.handling(device, entry).seconds + costs.handling(device, leave).seconds for device in stage.devices
+        space.handling_seconds(costs, device, received, entry) + space.handling_seconds(costs, device, sent, leave)
+        for device in stage.devices
     )
     return stage.compute_seconds + handling
+
+
+def _transfer_seconds(costs: Costs, space: Space, source: NodeId, target: NodeId, nbytes: int) -> float:
+    if source == target:
+        return 0.0
+    rate = space.link_bytes_per_second(costs, source, target)
+    return costs.link(source, target).latency_seconds + nbytes / rate

@@ -15,6 +15,7 @@ from mesh.core.graph import Cut, Graph
 from mesh.core.ids import NodeId
 from mesh.core.plan import Objective
 from mesh.errors import UsageError
+from mesh.planning.space import PLAIN, Space
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,10 @@ class Problem:
     """Device that must run the first stage, for example where the sensor is."""
     tail: NodeId | None = None
     """Device that must run the last stage."""
+    trusted: frozenset[NodeId] | None = None
+    """The only devices that may see the frames; None for all."""
+    space: Space = PLAIN
+    """Replicas, variants and codecs that may be chosen, and power; nothing but cuts and devices by default."""
     names: Mapping[NodeId, str] = field(default_factory=dict)
     """How people call the devices; used in texts only."""
 
@@ -52,10 +57,16 @@ class Problem:
             groups = len(self.costs.device(device).prefix_seconds) - 1
             if groups != len(self.graph.groups):
                 raise UsageError(f"costs cover {groups} groups, the model has {len(self.graph.groups)}")
+        for variant in self.space.variants:
+            for device, prefix in variant.prefix_seconds.items():
+                if len(prefix) != len(self.graph.groups) + 1:
+                    name = f"variants[{variant.name}].prefix_seconds[{self.name_of(device)}]"
+                    raise UsageError(f"{name} covers {len(prefix) - 1} groups, the model has {len(self.graph.groups)}")
 
     @property
     def usable_devices(self) -> tuple[NodeId, ...]:
-        return tuple(device for device in self.devices if device not in self.excluded)
+        allowed = self.trusted if self.trusted is not None else self.devices
+        return tuple(device for device in self.devices if device in allowed and device not in self.excluded)
 
     def name_of(self, device: NodeId) -> str:
         return self.names.get(device, device[:8])

@@ -1,4 +1,4 @@
-"""The plans that were not chosen, each with its figures and the reason in words.
+"""What else was weighed and not chosen, each with its figures and the reason in words.
 
 Read off the finished search, so the figures are the best of their kind: each device alone, every
 other number of stages, and the chosen plan's devices left out one at a time.
@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 from mesh.core.ids import NodeId
 from mesh.core.plan import Alternative, Objective, Prediction, Stage
 from mesh.planning.memory import segment_memory_bytes
 from mesh.planning.predict import predict
+from mesh.planning.problem import Problem
 from mesh.planning.search import Way
-from mesh.planning.searched import Searched
+from mesh.planning.searched import Priced, Searched
 
 SAME = 1e-6
 """Relative difference below which two predictions are called equal in words."""
@@ -22,44 +24,57 @@ SAME = 1e-6
 
 def list_alternatives(searched: Searched, chosen: Sequence[Stage], predicted: Prediction) -> tuple[Alternative, ...]:
     """Alternatives to `chosen` in the order: devices alone, numbers of stages, left-out devices."""
-    devices = searched.arcs.devices
-    names = searched.problem.name_of
-    used = {stage.devices[0] for stage in chosen}
-    found = []
-    for index, device in enumerate(devices):
-        if used != {device}:
-            price = searched.prices.price(1 << index, index)
-            pinned_away = searched.problem.tail not in (None, device)
-            way = None if price == math.inf or pinned_away else searched.prices.way(1 << index, index)
-            found.append(_describe(searched, f"alone on {names(device)}", way, predicted, _alone(searched, device)))
-    for count in range(2, len(devices) + 1):
-        price, mask, last = searched.best(searched.prices, count)
-        if count != len(chosen) and price < math.inf:
-            way = searched.prices.way(mask, last)
-            found.append(_describe(searched, f"{count} stages", way, predicted, ""))
+    priced = searched.priced
+    used = [device for stage in chosen for device in stage.devices]
+    found = list(list_singles(priced, chosen, predicted))
+    what = "stages" if len(used) == len(chosen) else "devices"
+    for count in range(2, priced.device_counts.stop):
+        price, state, last = searched.best(searched.prices, count)
+        if count != len(used) and price < math.inf:
+            way = searched.prices.way(state, last)
+            found.append(_describe(priced, f"{count} {what}", priced.stages(way), predicted, ""))
     if len(used) > 1:
-        for index, device in enumerate(devices):
-            if device in used:
-                found.append(_without(searched, index, names(device), predicted))
+        for index, members in enumerate(priced.arcs.types):
+            left_out = [device for device in members if device in used]
+            found.extend(_without(searched, index, priced.problem.name_of(device), predicted) for device in left_out)
     return tuple(found)
 
 
+def list_singles(priced: Priced, chosen: Sequence[Stage], predicted: Prediction) -> tuple[Alternative, ...]:
+    """Every device alone, but for the chosen plan itself; needs no search."""
+    used = [device for stage in chosen for device in stage.devices]
+    devices = [(device, index) for index, members in enumerate(priced.arcs.types) for device in members]
+    return tuple(_alone_on(priced, device, index, predicted) for device, index in devices if used != [device])
+
+
+def _alone_on(priced: Priced, device: NodeId, index: int, chosen: Prediction) -> Alternative:
+    """The whole model on `device` of type `index`."""
+    problem = priced.problem
+    pinned_away = any(pin not in (None, device) for pin in (problem.head, problem.tail))
+    kind = next(number for number, kind in enumerate(priced.arcs.kinds) if kind.type == index)
+    fits = not pinned_away and priced.arcs.period[kind, 0, -1] < math.inf
+    way: Way = ((kind, 0, len(priced.arcs.codec_of) - 1),)
+    stages = [replace(stage, devices=(device,)) for stage in priced.stages(way)] if fits else None
+    name = f"alone on {problem.name_of(device)}"
+    return _describe(priced, name, stages, chosen, _why_not_alone(problem, device))
+
+
 def _without(searched: Searched, left_out: int, name: str, predicted: Prediction) -> Alternative:
-    """The best plan that does not use one of the chosen devices."""
-    forced = searched.problem.stages
-    counts = range(1, len(searched.arcs.devices)) if forced is None else (forced,)
-    bests = [searched.best(searched.prices, count, without=left_out) for count in counts]
-    price, mask, last = min(bests, key=lambda best: best[0])
-    way = None if price == math.inf else searched.prices.way(mask, last)
-    return _describe(searched, f"without {name}", way, predicted, "the other devices cannot hold the model")
+    """The best plan with one device of type `left_out` less."""
+    bests = [searched.best(searched.prices, count, left_out) for count in searched.priced.device_counts]
+    price, state, last = min(bests, key=lambda best: best[0])
+    stages = None if price == math.inf else searched.priced.stages(searched.prices.way(state, last))
+    return _describe(searched.priced, f"without {name}", stages, predicted, "the other devices cannot hold the model")
 
 
-def _describe(searched: Searched, name: str, way: Way | None, chosen: Prediction, infeasible: str) -> Alternative:
-    problem = searched.problem
-    if way is None:
+def _describe(
+    priced: Priced, name: str, stages: Sequence[Stage] | None, chosen: Prediction, infeasible: str
+) -> Alternative:
+    problem = priced.problem
+    if stages is None:
         return Alternative(name=name, prediction=None, reason=infeasible)
-    prediction = predict(problem.graph, searched.stages(way), problem.costs)
-    if problem.stages is not None and len(way) != problem.stages:
+    prediction = predict(problem.graph, stages, problem.costs, problem.space)
+    if problem.stages is not None and len(stages) != problem.stages:
         return Alternative(name, prediction, f"{problem.stages} stages are forced")
     if problem.objective is Objective.LATENCY:
         ratio = prediction.latency_s / chosen.latency_s
@@ -69,14 +84,15 @@ def _describe(searched: Searched, name: str, way: Way | None, chosen: Prediction
         figures = f"throughput {prediction.throughput_per_s:.3g}/s, {1 / ratio:.2f} times the chosen plan's"
     if ratio > 1 + SAME:
         return Alternative(name, prediction, figures)
-    return Alternative(name, prediction, f"{figures}, on {len(way)} {'device' if len(way) == 1 else 'devices'}")
+    count = sum(len(stage.devices) for stage in stages)
+    return Alternative(name, prediction, f"{figures}, on {count} {'device' if count == 1 else 'devices'}")
 
 
-def _alone(searched: Searched, device: NodeId) -> str:
+def _why_not_alone(problem: Problem, device: NodeId) -> str:
     """Why `device` cannot run everything by itself."""
-    graph = searched.problem.graph
+    graph = problem.graph
     need = segment_memory_bytes(graph, 0, len(graph.groups))
-    have = searched.problem.costs.device(device).memory_bytes
+    have = problem.costs.device(device).memory_bytes
     if need > have:
         return f"memory: the whole model needs {need / 1e6:.0f} MB, it has {have / 1e6:.0f} MB"
     return "the head or tail is pinned to another device"

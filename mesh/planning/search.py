@@ -1,80 +1,156 @@
-"""Dynamic programming over (cut, devices used, last device): the best way to every such state.
+"""Dynamic programming over (devices used of each type, last kind of station, node): the best way to every such state.
 
-One kernel serves every objective: what a way costs is either its largest price (a period) or the sum
-of its prices (a latency). With C cuts and D devices it takes C*C*D*2^D steps, done in rows by NumPy,
-so it is meant for up to 8 devices and a few hundred cuts. Nothing is approximated: a way's price
-depends on what came before only through the state, also with arbitrary links between each pair.
+One kernel serves every objective: what a way costs is either its largest price (a period) or the sum of
+its prices (a latency, an energy at a given period). Nothing is approximated: a way's price depends on
+what came before only through the state, also with arbitrary links between each pair of types. The work
+is about the number of usage vectors, the product of (devices + 1) over the types, times the arcs; it is
+done in rows by NumPy. A price limit removes arcs before the search, and with them most of the work.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mesh.planning.arcs import Seconds
+from mesh.planning.arcs import Kind, Seconds
 
 Combine = Callable[[Seconds, Seconds], Seconds]
 """How prices add up along a way: `np.maximum` or `np.add`."""
 
 Way = tuple[tuple[int, int, int], ...]
-"""Stages in running order as (device index, from-cut index, to-cut index)."""
+"""Stages in running order as (kind index, from-node, to-node)."""
+
+
+@dataclass(frozen=True, eq=False)
+class Question:
+    """What is searched: kinds of stations on `counts` devices per type, priced, at most `most` devices in all."""
+
+    counts: tuple[int, ...]
+    kinds: tuple[Kind, ...]
+    own: Seconds
+    """(K, N, N); infinite where a segment is not allowed."""
+    between: Seconds
+    """(K, K, N)"""
+    combine: Combine
+    most: int
+    head: int | None = None
+    """Type of the first stage; None for any."""
+
+    @property
+    def states(self) -> int:
+        return math.prod(count + 1 for count in self.counts)
+
+    @property
+    def table_entries(self) -> int:
+        return self.states * len(self.kinds) * int(self.own.shape[1])
+
+    @property
+    def steps(self) -> int:
+        """About how many elementary steps `search` takes."""
+        arcs = int(np.isfinite(self.own).sum())
+        return self.states * (arcs + len(self.kinds) ** 2 * int(self.own.shape[1]))
 
 
 @dataclass(frozen=True, eq=False)
 class Table:
-    """Best price of every state; a set of devices is a bit mask."""
+    """Best price of every state."""
 
+    question: Question
+    usage: NDArray[np.int64]
+    """(S, T): devices of each type used."""
+    strides: tuple[int, ...]
+    """Index of a state is the sum of its usage times these."""
     value: Seconds
-    """(2^D, D, C)"""
-    from_cut: NDArray[np.int32]
-    from_device: NDArray[np.int32]
+    """(S, K, N)"""
 
-    def price(self, used: int, last: int) -> float:
-        """Of the best way to the last cut that uses exactly `used` and ends on device `last`."""
-        return float(self.value[used, last, -1])
+    def best(self, devices: int, tail: int | None = None, without: int | None = None) -> tuple[float, int, int]:
+        """Least price of ways to the last node on exactly so many devices, with its state and last kind.
 
-    def way(self, used: int, last: int) -> Way:
-        """The stages of that way."""
+        `tail` is the type that the last stage must be on, `without` a type that lacks one device.
+        """
+        states = self.usage.sum(axis=1) == devices
+        if without is not None:
+            states &= self.usage[:, without] < self.question.counts[without]
+        rows = np.flatnonzero(states)
+        last = [k for k, kind in enumerate(self.question.kinds) if tail is None or kind.type == tail]
+        if not len(rows) or not last:
+            return math.inf, 0, 0
+        prices = self.value[rows][:, last, -1]
+        row, column = np.unravel_index(int(prices.argmin()), prices.shape)
+        return float(prices[row, column]), int(rows[row]), last[int(column)]
+
+    def way(self, state: int, kind: int) -> Way:
+        """The stages of the best way to `state` that ends on `kind`, worked out backwards."""
+        question = self.question
         stages: list[tuple[int, int, int]] = []
-        cut = self.value.shape[2] - 1
-        while used:
-            start = int(self.from_cut[used, last, cut])
-            before = int(self.from_device[used, last, start]) if start else 0
-            stages.append((last, start, cut))
-            used, last, cut = used & ~(1 << last), before, start
-        return tuple(reversed(stages))
+        node = self.value.shape[2] - 1
+        while True:
+            station = question.kinds[kind]
+            source = state - station.replicas * self.strides[station.type]
+            if source == 0:
+                stages.append((kind, 0, node))
+                return tuple(reversed(stages))
+            arrivals = question.combine(self.value[source], question.between[:, kind]).min(axis=0)
+            start = int(question.combine(arrivals, question.own[kind, :, node]).argmin())
+            stages.append((kind, start, node))
+            kind_before = question.combine(self.value[source, :, start], question.between[:, kind, start])
+            state, kind, node = source, int(kind_before.argmin()), start
 
 
-def search(own: Seconds, between: Seconds, combine: Combine, most_stages: int, head: int | None) -> Table:
-    """Fill the table for segment prices `own` (D, C, C) and link prices `between` (D, D, C).
-
-    `own[d, p, q]` is infinite where segment (p, q) may not be on device d. Ways have at most
-    `most_stages` stages and begin on device `head` if it is given.
-    """
-    devices, cuts = own.shape[0], own.shape[1]
-    shape = (1 << devices, devices, cuts)
-    value = np.full(shape, np.inf)
-    from_cut = np.zeros(shape, dtype=np.int32)
-    from_device = np.zeros(shape, dtype=np.int32)
-    columns = np.arange(cuts)
-    for device in range(devices):
-        if head is None or device == head:
-            value[1 << device, device] = own[device, 0]
-    for used in range(1, 1 << devices):
-        if used.bit_count() >= most_stages or not np.isfinite(value[used]).any():
-            continue
-        for device in range(devices):
-            if used >> device & 1:
+def search(question: Question) -> Table:
+    """Fill the table of `question`."""
+    radix = [count + 1 for count in question.counts]
+    usage = np.stack([axis.ravel() for axis in np.indices(radix)], axis=1)
+    strides = tuple(math.prod(radix[index + 1 :]) for index in range(len(radix)))
+    value = np.full((question.states, len(question.kinds), question.own.shape[1]), np.inf)
+    totals = usage.sum(axis=1)
+    spans = [_finite_spans(own) for own in question.own]
+    for total in range(1, question.most + 1):
+        level = np.flatnonzero(totals == total)
+        for kind, station in enumerate(question.kinds):
+            if total == station.replicas:
+                if question.head in (None, station.type):
+                    value[total * strides[station.type], kind] = question.own[kind, 0]
                 continue
-            arrivals = combine(value[used], between[:, device])
-            came_from = arrivals.argmin(axis=0)
-            ways = combine(arrivals[came_from, columns][:, None], own[device])
-            start = ways.argmin(axis=0)
-            grown = used | 1 << device
-            value[grown, device] = ways[start, columns]
-            from_cut[grown, device] = start
-            from_device[grown, device] = came_from
-    return Table(value, from_cut, from_device)
+            targets = level[usage[level, station.type] >= station.replicas]
+            sources = targets - station.replicas * strides[station.type]
+            arrivals = _arrive(question, value, sources, kind)
+            alive = np.isfinite(arrivals).any(axis=0)
+            if alive.any():
+                grown = _extend(question, arrivals[:, alive], kind, spans[kind])
+                value[targets[alive], kind] = grown.T
+    return Table(question, usage, strides, value)
+
+
+def _finite_spans(own: Seconds) -> list[tuple[int, int, int]]:
+    """For every to-node with arcs: (to-node, first from-node, one past the last)."""
+    spans = []
+    for node in range(1, own.shape[1]):
+        starts = np.flatnonzero(np.isfinite(own[:, node]))
+        if len(starts):
+            spans.append((node, int(starts[0]), int(starts[-1]) + 1))
+    return spans
+
+
+def _arrive(question: Question, value: Seconds, sources: NDArray[np.int64], kind: int) -> Seconds:
+    """(N, sources): best price at which a frame reaches each node on its way to `kind`."""
+    best = np.full((len(sources), value.shape[2]), np.inf)
+    for before in range(len(question.kinds)):
+        link = question.between[before, kind]
+        if np.isfinite(link).any():
+            np.minimum(best, question.combine(value[sources, before], link), out=best)
+    return np.ascontiguousarray(best.T)
+
+
+def _extend(question: Question, arrivals: Seconds, kind: int, spans: Sequence[tuple[int, int, int]]) -> Seconds:
+    """(N, sources): best price of each node after one more stage of `kind`."""
+    grown = np.full(arrivals.shape, np.inf)
+    own = question.own[kind]
+    for node, first, stop in spans:
+        ways = question.combine(arrivals[first:stop], own[first:stop, node, None])
+        grown[node] = ways.min(axis=0)
+    return grown
