@@ -87,6 +87,8 @@ def _fewest_devices(priced: Priced) -> Guided | None:
 
 def _least_energy(priced: Priced) -> Guided | None:
     shortest = least_period(priced.arcs)
+    if shortest == math.inf:
+        return None
     singles = priced.arcs.period[:, 0, -1]
     longest = float(singles[np.isfinite(singles)].max(initial=shortest * 32))
     found: list[Guided] = []
@@ -140,7 +142,7 @@ def _best_single(priced: Priced) -> Way | None:
 def _first_way(priced: Priced, most: int) -> Way | None:
     """Some way: periods grow until one is found, or every arc is allowed and still none is."""
     finite = priced.arcs.period[np.isfinite(priced.arcs.period)]
-    if not finite.size:
+    if least_period(priced.arcs) == math.inf:
         return None
     longest = max(float(finite.max()), float(priced.arcs.occupied[np.isfinite(priced.arcs.occupied)].max(initial=0.0)))
     period = max(least_period(priced.arcs), longest * 1e-9)

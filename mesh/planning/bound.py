@@ -10,6 +10,7 @@ Prices are found by multiplicative weights: what the cheapest way uses too much 
 from __future__ import annotations
 
 import math
+import sys
 from dataclasses import dataclass
 
 import numpy as np
@@ -77,7 +78,9 @@ class Allowed:
 
 
 def allow(arcs: Arcs, period: float) -> Allowed:
-    return Allowed(np.where(arcs.period <= period, 0.0, np.inf), np.where(arcs.occupied <= period, 0.0, np.inf))
+    """What sustains `period`; what is not allowed at all sustains no period, not even an infinite one."""
+    longest = min(period, sys.float_info.max)
+    return Allowed(np.where(arcs.period <= longest, 0.0, np.inf), np.where(arcs.occupied <= longest, 0.0, np.inf))
 
 
 @dataclass(frozen=True, eq=False)

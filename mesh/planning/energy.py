@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import heapq
 import math
+import sys
 from dataclasses import dataclass
 
 import numpy as np
@@ -32,6 +33,7 @@ class Cheapest:
 def energy_prices(priced: Priced, longest: float, idle_period: float) -> tuple[Seconds, Seconds]:
     """Prices whose sum is joules per frame, of what sustains `longest`, idle power priced for `idle_period`."""
     arcs, watts = priced.arcs, priced.problem.space.watts
+    longest = min(longest, sys.float_info.max)  # what is not allowed has an infinite period
     own = np.full(arcs.period.shape, np.inf)
     for index, kind in enumerate(arcs.kinds):
         power = watts[arcs.types[kind.type][0]]

@@ -48,6 +48,30 @@ def plan(problem: Problem) -> Plan | Infeasible:
     With forced stages the plan has exactly that many, or as many as there are legal cuts for, which
     the certificate then says.
     """
+    return _or_copies(problem, _plan_pipeline(problem))
+
+
+def plan_by_beam(problem: Problem) -> Plan | Infeasible:
+    """What `plan` answers where nothing can be exhausted, for problems of any size."""
+    priced, note = _price(problem)
+    if isinstance(priced, Infeasible):
+        return priced
+    guided = find_guided(priced)
+    return _nothing_found(priced) if guided is None else _or_copies(problem, plan_guided(priced, guided, note))
+
+
+def _or_copies(problem: Problem, found: Plan | Infeasible) -> Plan | Infeasible:
+    """`found`, unless copies of the whole model on devices of several types are faster."""
+    copies = find_copies(problem) if problem.objective is Objective.THROUGHPUT else None
+    if copies is None or isinstance(found, Infeasible):
+        return found
+    if copies.period * found.predicted.throughput_per_s >= 1 - TIE:
+        return found
+    return make_plan(problem, (copies.stage,), found.certificate, found.bound_throughput_per_s)
+
+
+def _plan_pipeline(problem: Problem) -> Plan | Infeasible:
+    """The best plan whose stages are each on devices of one type."""
     priced, note = _price(problem)
     if isinstance(priced, Infeasible):
         return priced
@@ -62,15 +86,6 @@ def plan(problem: Problem) -> Plan | Infeasible:
         if is_affordable(priced, limit, MAX_LIMITED_STEPS):
             return plan_exactly(priced, note, limit)
     return plan_guided(priced, guided, note)
-
-
-def plan_by_beam(problem: Problem) -> Plan | Infeasible:
-    """What `plan` answers where nothing can be exhausted, for problems of any size."""
-    priced, note = _price(problem)
-    if isinstance(priced, Infeasible):
-        return priced
-    guided = find_guided(priced)
-    return _nothing_found(priced) if guided is None else plan_guided(priced, guided, note)
 
 
 def _price(problem: Problem) -> tuple[Priced | Infeasible, str]:
@@ -111,11 +126,6 @@ def plan_exactly(priced: Priced, note: str, limit: float = math.inf) -> Plan | I
         note += _gap(cheapest.joules, cheapest.bound_joules)
     else:
         way = searched.best_way(count)
-        if problem.objective is Objective.THROUGHPUT:
-            copies = find_copies(problem)
-            if copies is not None and copies.period < shortest * (1 - TIE):
-                certificate = _certificate(priced, count, note)
-                return make_plan(problem, (copies.stage,), certificate, 1.0 / copies.period)
     stages = priced.stages(way)
     found = make_plan(problem, stages, _certificate(priced, count, note), 1.0 / shortest if shortest > 0 else 0.0)
     if limit == math.inf:

@@ -37,7 +37,7 @@ MIN_PERIOD_SECONDS = 1e-9
 
 def busy_seconds(graph: Graph, stages: Sequence[Stage], index: int, costs: Costs, space: Space = PLAIN) -> float:
     """Seconds between two frames that stage `index` can sustain, its replicas taking turns."""
-    return _pass_seconds(graph, stages, index, costs, space) / len(stages[index].devices)
+    return pass_seconds(graph, stages, index, costs, space) / len(stages[index].devices)
 
 
 def link_seconds(latency: float, transfer: float) -> float:
@@ -65,7 +65,7 @@ def period_seconds(graph: Graph, stages: Sequence[Stage], costs: Costs, space: S
 
 def latency_seconds(graph: Graph, stages: Sequence[Stage], costs: Costs, space: Space = PLAIN) -> float:
     """Seconds of a lone frame from entering the head to leaving the tail; the slowest way through replicas."""
-    total = _pass_seconds(graph, stages, 0, costs, space)
+    total = pass_seconds(graph, stages, 0, costs, space)
     for index, (before, after) in enumerate(pairwise(stages), start=1):
         nbytes = space.wire_bytes(before.codec, graph.cut_at[after.segment.start].bytes)
         slowest = max(
@@ -73,7 +73,7 @@ def latency_seconds(graph: Graph, stages: Sequence[Stage], costs: Costs, space: 
             for source in before.devices
             for target in after.devices
         )
-        total = (total + slowest) + _pass_seconds(graph, stages, index, costs, space)
+        total = (total + slowest) + pass_seconds(graph, stages, index, costs, space)
     return total
 
 
@@ -85,7 +85,7 @@ def energy_joules(graph: Graph, stages: Sequence[Stage], costs: Costs, space: Sp
     period = period_seconds(graph, stages, costs, space)
     total = 0.0
     for index, stage in enumerate(stages):
-        seconds = _pass_seconds(graph, stages, index, costs, space)
+        seconds = pass_seconds(graph, stages, index, costs, space)
         for device in stage.devices:
             watts = space.watts[device]
             total += (watts.busy - watts.idle) * seconds / len(stage.devices) + watts.idle * period
@@ -147,13 +147,13 @@ def make_stage(
         segment=segment,
         devices=devices,
         compute_seconds=max(seconds),
-        measured=all(measured),
+        measured=all(measured) and known == FLOAT,
         variant=variant,
         codec=codec,
     )
 
 
-def _pass_seconds(graph: Graph, stages: Sequence[Stage], index: int, costs: Costs, space: Space) -> float:
+def pass_seconds(graph: Graph, stages: Sequence[Stage], index: int, costs: Costs, space: Space) -> float:
     """Seconds that one device of stage `index` (its slowest) spends on one frame; the client's ends are raw."""
     stage = stages[index]
     entry, leave = graph.cut_at[stage.segment.start].bytes, graph.cut_at[stage.segment.end].bytes

@@ -14,6 +14,8 @@ from mesh.core.graph import Graph
 from mesh.core.ids import NodeId
 from mesh.core.plan import Plan, Segment
 from mesh.planning.memory import segment_memory_bytes
+from mesh.planning.problem import Problem
+from mesh.planning.space import FLOAT, PLAIN, RAW, Space
 
 
 def problems(
@@ -21,6 +23,7 @@ def problems(
     graph: Graph,
     devices: Collection[NodeId] | None = None,
     memory_bytes: Mapping[NodeId, int] | None = None,
+    space: Space = PLAIN,
 ) -> tuple[str, ...]:
     """What is wrong with `plan` for `graph`, in words; empty if nothing is.
 
@@ -33,9 +36,47 @@ def problems(
     return (
         *_cover(plan, graph),
         *_segments(plan, graph),
-        *_devices(plan, graph, devices, memory_bytes),
+        *_devices(plan, graph, devices, memory_bytes, space),
         *_figures(plan),
     )
+
+
+def contradictions(plan: Plan, problem: Problem) -> tuple[str, ...]:
+    """What in `plan` goes against the limits of `problem` beyond its graph and memory, in words."""
+    return (*_limits(plan, problem), *_options(plan, problem.space))
+
+
+def _limits(plan: Plan, problem: Problem) -> Iterator[str]:
+    for device in plan.devices:
+        if device in problem.excluded:
+            yield f"{problem.name_of(device)} is excluded"
+        if problem.trusted is not None and device not in problem.trusted:
+            yield f"{problem.name_of(device)} is not trusted"
+    for role, pinned, stage in (("head", problem.head, plan.stages[0]), ("tail", problem.tail, plan.stages[-1])):
+        if pinned is not None and stage.devices != (pinned,):
+            yield f"the {role} is pinned to {problem.name_of(pinned)}, the plan has it elsewhere"
+    if problem.stages is not None and len(plan.stages) > problem.stages:
+        yield f"{problem.stages} stages are forced, the plan has {len(plan.stages)}"
+
+
+def _options(plan: Plan, space: Space) -> Iterator[str]:
+    for index, stage in enumerate(plan.stages):
+        segment = stage.segment
+        if len(stage.devices) > space.max_replicas:
+            yield f"stages[{index}] has {len(stage.devices)} replicas, {space.max_replicas} are allowed"
+        if stage.variant != FLOAT:
+            variant = space.variant_at.get(stage.variant)
+            if variant is None or any(device not in variant.prefix_seconds for device in stage.devices):
+                yield f"stages[{index}].variant is {stage.variant!r}, which not all of its devices run"
+            elif variant.cuts is not None and not {segment.start, segment.end} <= variant.cuts:
+                yield f"stages[{index}].variant {stage.variant!r} has no cut at {segment.start} or {segment.end}"
+        if stage.codec != RAW:
+            codec = space.codec_at.get(stage.codec)
+            ends = plan.stages[index : index + 2]
+            if codec is None or any(device not in codec.byte_seconds for end in ends for device in end.devices):
+                yield f"stages[{index}].codec is {stage.codec!r}, which not all devices at its ends speak"
+            elif len(ends) == 1:
+                yield f"stages[{index}].codec is {stage.codec!r}, clients speak only {RAW!r}"
 
 
 def _cover(plan: Plan, graph: Graph) -> Iterator[str]:
@@ -93,6 +134,7 @@ def _devices(
     graph: Graph,
     devices: Collection[NodeId] | None,
     memory_bytes: Mapping[NodeId, int] | None,
+    space: Space,
 ) -> Iterator[str]:
     seen: set[NodeId] = set()
     for index, stage in enumerate(plan.stages):
@@ -100,7 +142,8 @@ def _devices(
             yield f"stages[{index}].devices is empty"
         segment = stage.segment
         known = segment.start in graph.cut_at and segment.end in graph.cut_at and segment.start < segment.end
-        need = segment_memory_bytes(graph, segment.start, segment.end) if known else 0
+        weighed = space.graph_of(graph, stage.variant)
+        need = segment_memory_bytes(weighed, segment.start, segment.end) if known else 0
         for device in stage.devices:
             if device in seen:
                 yield f"stages[{index}].devices: {device} is used twice"
