@@ -30,6 +30,9 @@ from mesh.planning.space import FLOAT, RAW, UNLIMITED, Variant
 
 Seconds = NDArray[np.float64]
 
+LONGEST_SECONDS = 1e300
+"""Above every price of what is allowed, below that of what is not."""
+
 
 @dataclass(frozen=True, slots=True)
 class Kind:

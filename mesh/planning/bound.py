@@ -10,13 +10,12 @@ Prices are found by multiplicative weights: what the cheapest way uses too much 
 from __future__ import annotations
 
 import math
-import sys
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mesh.planning.arcs import Arcs, Seconds, least_period
+from mesh.planning.arcs import LONGEST_SECONDS, Arcs, Seconds, least_period
 from mesh.planning.search import Way
 from mesh.planning.searched import Priced
 
@@ -79,7 +78,7 @@ class Allowed:
 
 def allow(arcs: Arcs, period: float) -> Allowed:
     """What sustains `period`; what is not allowed at all sustains no period, not even an infinite one."""
-    longest = min(period, sys.float_info.max)
+    longest = min(period, LONGEST_SECONDS)
     return Allowed(np.where(arcs.period <= longest, 0.0, np.inf), np.where(arcs.occupied <= longest, 0.0, np.inf))
 
 

@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import heapq
 import math
-import sys
 from dataclasses import dataclass
 
 import numpy as np
 
-from mesh.planning.arcs import Seconds, least_period
+from mesh.planning.arcs import LONGEST_SECONDS, Seconds, least_period
 from mesh.planning.search import Way, search
 from mesh.planning.searched import TIE, Priced
 
@@ -33,7 +32,7 @@ class Cheapest:
 def energy_prices(priced: Priced, longest: float, idle_period: float) -> tuple[Seconds, Seconds]:
     """Prices whose sum is joules per frame, of what sustains `longest`, idle power priced for `idle_period`."""
     arcs, watts = priced.arcs, priced.problem.space.watts
-    longest = min(longest, sys.float_info.max)  # what is not allowed has an infinite period
+    longest = min(longest, LONGEST_SECONDS)  # what is not allowed has an infinite period
     own = np.full(arcs.period.shape, np.inf)
     for index, kind in enumerate(arcs.kinds):
         power = watts[arcs.types[kind.type][0]]
