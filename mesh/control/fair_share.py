@@ -58,8 +58,15 @@ class FairShare:
         if not starts:
             return None
         start, name = min(starts, key=lambda each: each[0])
-        flow = self._flow(name)
         self._virtual = start
+        return self._lend(name, start)
+
+    def take(self, flow: str) -> Grant:
+        """For a run that has begun without being asked: nobody else gets a slot before one is free again."""
+        return self._lend(flow, max(self._virtual, self._flow(flow).finish))
+
+    def _lend(self, name: str, start: float) -> Grant:
+        flow = self._flow(name)
         self._free_slots -= 1
         flow.finish = start + flow.estimate
         return Grant(name, start, flow.estimate)

@@ -9,6 +9,7 @@ kernel sees to it. The main thread computes; another one hears `terminate` meanw
 from __future__ import annotations
 
 import ctypes
+import json
 import mmap
 import os
 import resource
@@ -16,19 +17,21 @@ import signal
 import socket
 import sys
 import threading
+import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from mesh.core.tensor import Tensor
 from mesh.engines import make_engine
 from mesh.engines.child_channel import (
     RUN_NUMBER,
     Channel,
+    LayoutCache,
     Message,
     Region,
-    describe_empty,
+    encode_json,
     needed_bytes,
-    read_layout,
     spec_to_json,
 )
 from mesh.engines.contract import Engine, LoadOptions, Session
@@ -50,8 +53,8 @@ def main(arguments: Sequence[str]) -> int:
     _expect_trouble()
     channel = Channel(socket.socket(fileno=data))
     try:
-        opening, descriptor = channel.receive()
-        session = _answer_opening(channel, opening, descriptor)
+        message = channel.receive()
+        session = _answer_opening(channel, json.loads(message.body), message.descriptor)
         if session is None:
             return 1
         Worker(session, channel, socket.socket(fileno=control)).serve()
@@ -82,7 +85,7 @@ def _limit_memory(limit_bytes: int) -> None:
         resource.setrlimit(resource.RLIMIT_DATA, (limit_bytes, limit_bytes))
 
 
-def _answer_opening(channel: Channel, opening: Message, descriptor: int | None) -> Session | None:
+def _answer_opening(channel: Channel, opening: dict[str, Any], descriptor: int | None) -> Session | None:
     try:
         _limit_memory(opening["memory_limit"])
         session = _load(make_engine(opening["engine"]), opening, descriptor)
@@ -93,11 +96,13 @@ def _answer_opening(channel: Channel, opening: Message, descriptor: int | None) 
         channel.send(_describe(LoadFailed("there is not enough memory to load the model")))
         return None
     specs = {"inputs": session.inputs, "outputs": session.outputs}
-    channel.send({role: [spec_to_json(spec) for spec in each] for role, each in specs.items()})
+    channel.send(
+        Message(body=encode_json({role: [spec_to_json(spec) for spec in each] for role, each in specs.items()}))
+    )
     return session
 
 
-def _load(engine: Engine, opening: Message, descriptor: int | None) -> Session:
+def _load(engine: Engine, opening: dict[str, Any], descriptor: int | None) -> Session:
     options = LoadOptions(tuple(opening["providers"]), opening["threads"])
     if descriptor is None:
         return engine.load(Path(opening["path"]), options)
@@ -105,8 +110,19 @@ def _load(engine: Engine, opening: Message, descriptor: int | None) -> Session:
         return engine.load(file.read(opening["size"]), options)
 
 
-def _describe(error: MeshError) -> Message:
-    return {"error": [error.code, error.message, error.hint]}
+def _describe(error: MeshError, *numbers: int) -> Message:
+    return Message(numbers, encode_json([error.code, error.message, error.hint]), is_error=True)
+
+
+def _name_failure(failure: Exception) -> MeshError:
+    if isinstance(failure, MeshError):
+        return failure
+    if isinstance(failure, MemoryError):
+        return RunFailed("there is not enough memory for this run")
+    return RunFailed(f"the engine failed unexpectedly: {type(failure).__name__}: {failure}")
+
+
+_NOTHING = memoryview(b"")
 
 
 class Worker:
@@ -119,7 +135,9 @@ class Worker:
         self._lock = threading.Lock()
         self._current = 0
         """Number of the run that is under way, or 0."""
-        self._feeds = memoryview(b"")
+        self._layouts = LayoutCache()
+        self._feeds: dict[int, memoryview] = {}
+        """By the numbers of the parent's regions."""
         self._regions: dict[int, Region] = {}
         """All that the parent knows, those that are free included."""
         self._free: list[int] = []
@@ -129,43 +147,38 @@ class Worker:
         """Until the parent closes; raises `EOFError` or `OSError` then."""
         threading.Thread(target=self._hear_terminate, name="terminate", daemon=True).start()
         while True:
-            asked, descriptor = self._channel.receive()
-            if descriptor is not None:
-                self._feeds = memoryview(mmap.mmap(descriptor, asked["size"]))
-                os.close(descriptor)
-            self._free.extend(asked["free"])
-            answer, region = self._run(asked)
-            self._channel.send(answer, region)
+            asked = self._channel.receive()
+            number, region, size, *free = asked.numbers
+            if asked.descriptor is not None:
+                self._feeds[region] = memoryview(mmap.mmap(asked.descriptor, size))
+                os.close(asked.descriptor)
+            self._free.extend(free)
+            self._channel.send(self._run(number, asked.body, self._feeds.get(region, _NOTHING)))
 
-    def _run(self, asked: Message) -> tuple[Message, int | None]:
+    def _run(self, number: int, layout: bytes, view: memoryview) -> Message:
         with self._lock:
-            self._current = asked["run"]
+            self._current = number
+        began = time.perf_counter_ns()
         try:
-            outputs = self._session.run(read_layout(asked["feeds"], self._feeds))
-        except MeshError as error:
-            return _describe(error), None
-        except MemoryError:
-            return _describe(RunFailed("there is not enough memory for this run")), None
+            outputs = self._session.run(self._layouts.decode(layout, view))
         except Exception as failure:  # an engine's bug must cost one answer, not the process
-            reason = f"the engine failed unexpectedly: {type(failure).__name__}: {failure}"
-            return _describe(RunFailed(reason)), None
+            return _describe(_name_failure(failure), number, time.perf_counter_ns() - began, 0, 0)
         finally:
             with self._lock:
                 self._current = 0
-        return self._hand_over(outputs)
+        return self._hand_over(outputs, number, time.perf_counter_ns() - began)
 
-    def _hand_over(self, outputs: list[Tensor]) -> tuple[Message, int | None]:
+    def _hand_over(self, outputs: list[Tensor], number: int, nanoseconds: int) -> Message:
         size = needed_bytes(outputs)
         if not size:
-            return {"outputs": describe_empty(outputs), "region": 0, "dropped": []}, None
+            return Message((number, nanoseconds, 0, 0), self._layouts.encode(outputs))
         region, is_new, dropped = self._take_region(size)
-        answer = {
-            "outputs": region.write(outputs),
-            "region": region.number,
-            "size": region.size_bytes,
-            "dropped": dropped,
-        }
-        return answer, region.descriptor if is_new else None
+        region.write(outputs)
+        return Message(
+            (number, nanoseconds, region.number, region.size_bytes, *dropped),
+            self._layouts.encode(outputs),
+            descriptor=region.descriptor if is_new else None,
+        )
 
     def _take_region(self, size: int) -> tuple[Region, bool, list[int]]:
         """A region for `size` bytes, whether the parent has yet to see it, and those that are no more."""

@@ -3,13 +3,15 @@
 A native crash, a hang or an allocation beyond the limit takes the child; whoever runs the session gets
 `EngineDied`, and may load again. `close` kills, at whatever the child is. Feeds are copied once, into a
 region that the child maps; answers are views of regions that the child wrote (one copy there), and go
-back to it when the last view is dropped. Blocking and without threads, as the port is.
+back to it when the last view is dropped. Without threads, as the port is; `RemoteSession` says how an event
+loop uses it without blocking.
 
 On Linux a child ends with the thread that loaded it, so that thread must live as long as the session.
 """
 
 from __future__ import annotations
 
+import json
 import mmap
 import os
 import signal
@@ -21,6 +23,7 @@ import weakref
 from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -30,15 +33,15 @@ from mesh.engines import DEFAULT_ENGINE
 from mesh.engines.child_channel import (
     RUN_NUMBER,
     Channel,
+    LayoutCache,
     Message,
     Region,
-    describe_empty,
+    encode_json,
     needed_bytes,
-    read_layout,
     spec_from_json,
 )
-from mesh.engines.contract import LoadOptions
-from mesh.errors import EngineDied, LoadFailed, from_code
+from mesh.engines.contract import RUNS_AHEAD, LoadOptions, RunResult
+from mesh.errors import EngineDied, LoadFailed, MeshError, from_code
 
 LOAD_LIMIT_S = 300.0
 """Loading a segment of 2 GB from an SD card; a child that takes longer hangs."""
@@ -55,12 +58,13 @@ class ChildEngine:
     def __init__(self, inner: str = DEFAULT_ENGINE, memory_limit_bytes: int = 0) -> None:
         """`memory_limit_bytes`: private memory of each child; 0 for none."""
         self.name = inner
+        self.is_remote = True
         self._memory_limit_bytes = memory_limit_bytes
 
     def load(self, model: bytes | Path, options: LoadOptions) -> ChildSession:
         """Raises `LoadFailed`, also for a child that dies or does not answer, `MissingExtra`."""
         process, channel, control = _start()
-        opening: Message = {
+        opening: dict[str, Any] = {
             "engine": self.name,
             "providers": options.providers,
             "threads": options.threads,
@@ -104,25 +108,26 @@ def _start() -> tuple[subprocess.Popen[bytes], Channel, socket.socket]:
     return process, Channel(data), control
 
 
-def _open(channel: Channel, model: bytes | Path, opening: Message) -> Message:
+def _open(channel: Channel, model: bytes | Path, opening: dict[str, Any]) -> dict[str, Any]:
     if isinstance(model, Path):
-        channel.send({**opening, "path": str(model)})
+        channel.send(Message(body=encode_json({**opening, "path": str(model)})))
     else:
         descriptor = os.memfd_create("mesh-model", os.MFD_CLOEXEC)
         with os.fdopen(descriptor, "wb") as file:
             file.write(model)
             file.flush()
             file.seek(0)
-            channel.send({**opening, "size": len(model)}, descriptor)
-    specs, _ = channel.receive()
-    _raise_error(specs)
+            channel.send(Message(body=encode_json({**opening, "size": len(model)}), descriptor=descriptor))
+    answer = channel.receive()
+    if answer.is_error:
+        raise _read_error(answer)
+    specs: dict[str, Any] = json.loads(answer.body)
     return specs
 
 
-def _raise_error(answer: Message) -> None:
-    if "error" in answer:
-        code, message, hint = answer["error"]
-        raise from_code(code, message, hint)
+def _read_error(answer: Message) -> MeshError:
+    code, message, hint = json.loads(answer.body)
+    return from_code(code, message, hint)
 
 
 def _reap(process: subprocess.Popen[bytes]) -> str:
@@ -145,7 +150,7 @@ class Held:
         self.process = process
         self.channel = channel
         self.control = control
-        self.feeds: Region | None = None
+        self.feeds: list[Region | None] = [None] * RUNS_AHEAD
         self.regions: dict[int, Array] = {}
         """The child's regions by their numbers, mapped once: pages that are mapped anew must be found anew."""
         self._ending = threading.Lock()
@@ -167,25 +172,29 @@ class Held:
         self.ended()
         self.channel.close()
         self.control.close()
-        if self.feeds is not None:
-            self.feeds.close()
+        for region in self.feeds:
+            if region is not None:
+                region.close()
         self.regions.clear()
 
 
 class ChildSession:
-    """Implements `mesh.engines.contract.Session`."""
+    """Implements `mesh.engines.contract.RemoteSession`."""
 
     def __init__(
-        self, process: subprocess.Popen[bytes], channel: Channel, control: socket.socket, specs: Message
+        self, process: subprocess.Popen[bytes], channel: Channel, control: socket.socket, specs: dict[str, Any]
     ) -> None:
         self._held = Held(process, channel, control)
         weakref.finalize(self, self._held.free)
         self._inputs = tuple(map(spec_from_json, specs["inputs"]))
         self._outputs = tuple(map(spec_from_json, specs["outputs"]))
+        self._layouts = LayoutCache()
         self._released: deque[int] = deque()
         """Regions that nobody looks at any more; filled by finalizers, on any thread."""
         self._runs = 0
-        self._running = 0
+        self._under_way: deque[tuple[int, int]] = deque()
+        """Runs that are not answered, and the region that each is fed from."""
+        self._free_feeds = list(range(RUNS_AHEAD))
         self._is_ended = False
         self.input_copies = 0
         """Tensors copied to the child."""
@@ -204,31 +213,51 @@ class ChildSession:
     def pid(self) -> int:
         return self._held.process.pid
 
+    @property
+    def descriptor(self) -> int:
+        return self._held.channel.descriptor
+
     def run(self, feeds: Sequence[Tensor]) -> list[Tensor]:
         """As the port says; also raises `EngineDied` where the child ended, after which only `close` is left."""
+        try:
+            self.begin(feeds)
+            answer = self._held.channel.receive()
+        except (EngineDied, EOFError, OSError) as failure:
+            self._is_ended = True
+            raise EngineDied(self.wait_for_end()) from failure
+        result = self._read_answer(answer)
+        if result.error is not None:
+            raise result.error
+        return list(result.outputs)
+
+    def begin(self, feeds: Sequence[Tensor]) -> None:
         if self._is_ended:
             raise EngineDied("the engine's process has ended")
         self._runs += 1
-        self._running = self._runs
+        slot = self._free_feeds.pop()
+        self._under_way.append((self._runs, slot))
         try:
-            self._ask(feeds)
-            answer, descriptor = self._held.channel.receive()
+            self._ask(self._runs, slot, feeds)
+        except OSError as failure:
+            raise EngineDied("the engine's process ended when it was given a run") from failure
+
+    def collect(self) -> list[RunResult]:
+        try:
+            answers = self._held.channel.receive_nowait()
         except (EOFError, OSError) as failure:
             self._is_ended = True
-            raise EngineDied(f"the engine's process ended during a run: {self._held.ended()}") from failure
-        finally:
-            self._running = 0
-        _raise_error(answer)
-        return self._look_at(answer, descriptor)
+            raise EngineDied("the engine's process ended") from failure
+        return list(map(self._read_answer, answers))
+
+    def wait_for_end(self) -> str:
+        return f"the engine's process ended during a run: {self._held.ended()}"
 
     def terminate(self) -> None:
-        number = self._running
-        if not number:
-            return
         try:
+            number, _ = self._under_way[0]
             self._held.control.send(RUN_NUMBER.pack(number), socket.MSG_DONTWAIT)
-        except OSError:
-            return  # it has ended, or has been told often enough
+        except (IndexError, OSError):
+            return  # nothing runs, or the child has ended or been told often enough
 
     def close(self) -> None:
         """Kill the child, whatever it does; a run that is under way raises `EngineDied`.
@@ -238,21 +267,20 @@ class ChildSession:
         self._is_ended = True
         self._held.kill()
 
-    def _ask(self, feeds: Sequence[Tensor]) -> None:
+    def _ask(self, number: int, slot: int, feeds: Sequence[Tensor]) -> None:
         size = needed_bytes(feeds)
-        message: Message = {"run": self._running, "free": self._take_released()}
-        if not size:
-            self._held.channel.send({**message, "feeds": describe_empty(feeds)})
-            return
+        region = self._held.feeds[slot]
         descriptor: int | None = None
-        if self._held.feeds is None or self._held.feeds.size_bytes < size:
-            if self._held.feeds is not None:
-                self._held.feeds.close()
-            self._held.feeds = Region(0, size)
-            descriptor = self._held.feeds.descriptor
-        layout = self._held.feeds.write(feeds)
-        self.input_copies += len(layout)
-        self._held.channel.send({**message, "feeds": layout, "size": self._held.feeds.size_bytes}, descriptor)
+        if size:
+            if region is None or region.size_bytes < size:
+                if region is not None:
+                    region.close()
+                region = self._held.feeds[slot] = Region(slot, size)
+                descriptor = region.descriptor
+            region.write(feeds)
+            self.input_copies += len(feeds)
+        numbers = (number, slot, 0 if region is None else region.size_bytes, *self._take_released())
+        self._held.channel.send(Message(numbers, self._layouts.encode(feeds), descriptor=descriptor))
 
     def _take_released(self) -> list[int]:
         taken: list[int] = []
@@ -260,18 +288,25 @@ class ChildSession:
             taken.append(self._released.popleft())
         return taken
 
-    def _look_at(self, answer: Message, descriptor: int | None) -> list[Tensor]:
-        number = answer["region"]
-        for dropped in answer["dropped"]:
-            del self._held.regions[dropped]
-        if not number:
-            return read_layout(answer["outputs"], memoryview(b""))
-        if descriptor is not None:
-            mapping = mmap.mmap(descriptor, answer["size"], prot=mmap.PROT_READ)
-            os.close(descriptor)
-            self._held.regions[number] = np.frombuffer(mapping, np.uint8)
+    def _read_answer(self, answer: Message) -> RunResult:
+        number, nanoseconds, region, size, *dropped = answer.numbers
+        asked, slot = self._under_way.popleft()
+        assert asked == number, "the child answers in the order in which it is asked"  # noqa: S101
+        self._free_feeds.append(slot)
+        seconds = nanoseconds / 1e9
+        if answer.is_error:
+            return RunResult((), _read_error(answer), seconds)
+        for gone in dropped:
+            del self._held.regions[gone]
+        if not region:
+            return RunResult(tuple(self._layouts.decode(answer.body, memoryview(b""))), None, seconds)
+        if answer.descriptor is not None:
+            mapping = mmap.mmap(answer.descriptor, size, prot=mmap.PROT_READ)
+            os.close(answer.descriptor)
+            self._held.regions[region] = np.frombuffer(mapping, np.uint8)
         # One view per answer: it lives exactly as long as somebody looks at its bytes.
-        view = self._held.regions[number].view()
-        weakref.finalize(view, self._released.append, number).atexit = False
-        self.output_copies += len(answer["outputs"])
-        return read_layout(answer["outputs"], view.data)
+        view = self._held.regions[region].view()
+        weakref.finalize(view, self._released.append, region).atexit = False
+        outputs = tuple(self._layouts.decode(answer.body, view.data))
+        self.output_copies += len(outputs)
+        return RunResult(outputs, None, seconds)

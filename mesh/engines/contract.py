@@ -13,6 +13,10 @@ from pathlib import Path
 from typing import Protocol
 
 from mesh.core.tensor import Tensor, TensorSpec
+from mesh.errors import MeshError
+
+RUNS_AHEAD = 2
+"""Runs that may be under way in a remote session: one computes, and the next begins without waiting for us."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,9 +57,47 @@ class Session(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class RunResult:
+    """What a run in another process came to."""
+
+    outputs: tuple[Tensor, ...]
+    error: MeshError | None
+    compute_seconds: float
+
+
+class RemoteSession(Session, Protocol):
+    """A session in another process: runs are begun and collected without blocking, so that no thread waits for them.
+
+    Results come in the order in which runs were begun. `terminate` means the oldest run that is under way.
+    """
+
+    @property
+    def descriptor(self) -> int:
+        """Readable when there may be something to collect."""
+        ...
+
+    def begin(self, feeds: Sequence[Tensor]) -> None:
+        """Hand in a run; at most `RUNS_AHEAD` may be under way. Raises `EngineDied`."""
+        ...
+
+    def collect(self) -> list[RunResult]:
+        """What is there. Raises `EngineDied`, after which only `wait_for_end` and `close` are left."""
+        ...
+
+    def wait_for_end(self) -> str:
+        """How the process ended, in words; blocks until it has."""
+        ...
+
+
 class Engine(Protocol):
     @property
     def name(self) -> str: ...
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether its sessions are `RemoteSession`s."""
+        ...
 
     def load(self, model: bytes | Path, options: LoadOptions) -> Session:
         """Load and warm nothing; raises `LoadFailed` with the runtime's reason."""

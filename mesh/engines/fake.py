@@ -92,6 +92,7 @@ class FakeEngine:
     """Implements `mesh.engines.contract.Engine`; `sessions` are those it has loaded, oldest first."""
 
     name = "fake"
+    is_remote = False
 
     def __init__(self) -> None:
         self.sessions: list[FakeSession] = []

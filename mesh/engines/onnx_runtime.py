@@ -57,6 +57,7 @@ class OnnxRuntimeEngine:
     """Implements `mesh.engines.contract.Engine`."""
 
     name = "onnxruntime"
+    is_remote = False
 
     def load(self, model: bytes | Path, options: LoadOptions) -> OnnxRuntimeSession:
         """Raises `LoadFailed` with the runtime's reason, `MissingExtra` where onnxruntime is not installed."""

@@ -33,7 +33,7 @@ from mesh.core.ids import Sha256
 from mesh.core.tensor import Tensor, TensorSpec
 from mesh.engines.contract import Engine, LoadOptions, Session
 from mesh.errors import EngineDied, EngineQuarantined, MeshError, RunFailed, Timeout
-from mesh.runtime.engine_lane import Completion, Lane, Work
+from mesh.runtime.engine_lane import Completion, Lane, RemoteLane, ThreadLane, Work
 
 __all__ = ["Completion", "EngineLease", "EnginePool"]
 
@@ -67,7 +67,11 @@ class SharedEngine:
         self.loaded: asyncio.Future[None] = pool.loop.create_future()
         self.loaded.add_done_callback(lambda done: done.cancelled() or done.exception())  # those who wait may be gone
         self._loading = options.runs
-        self.lanes = [Lane(self, f"{name}-{index}") for index in range(options.runs)]
+        self.lanes: list[Lane] = []
+        for index in range(options.runs):
+            lane_name = f"{name}-{index}"
+            is_remote = pool.engine.is_remote
+            self.lanes.append(RemoteLane(self, lane_name, pool.loop) if is_remote else ThreadLane(self, lane_name))
 
     def load_session(self) -> Session:
         return self.pool.engine.load(self.model, self.options)
@@ -79,7 +83,7 @@ class SharedEngine:
             self._loading -= 1
             if self._loading == 0:
                 self.pool.post(self._set_loaded, None)
-            self.pool.dispatch()
+        self.pool.post(self.pool.dispatch)
 
     def lane_not_loaded(self, lane: Lane, error: MeshError) -> bool:
         if self._loading > 0:
@@ -87,33 +91,45 @@ class SharedEngine:
             return False
         return self._judge(f"it could not be loaded again: {error}")
 
-    def lane_finished(self, lane: Lane, work: Work, outputs: tuple[Tensor, ...], error: MeshError | None) -> None:
+    def lane_finished(
+        self, lane: Lane, work: Work, outputs: tuple[Tensor, ...], error: MeshError | None, compute_seconds: float
+    ) -> None:
         ended_at = time.monotonic()
         if error is not None and work.is_overdue:
             error = _too_long(work, ended_at)
-        work.complete(outputs, error, ended_at)
+        work.complete(outputs, error, ended_at, compute_seconds)
         with self.pool.lock:
-            self.pool.settle(work, ended_at)
-            if not lane.is_closing:
+            self.pool.settle(work, compute_seconds)
+            if lane.running is not None:
+                self.pool.take_slot(lane.running)
+            elif not lane.is_closing:
                 self.idle.append(lane)
             self.pool.dispatch()
         self.pool.deliver(work.lease)
 
-    def lane_died(self, lane: Lane, work: Work, error: EngineDied) -> bool:
-        now = time.monotonic()
-        work.deaths += 1
+    def lane_lost(self, lane: Lane) -> None:
         with self.pool.lock:
-            self.pool.settle(work, now)
-            if lane.is_closing:
-                work.complete((), error, now)
-            elif work.is_overdue:
-                work.complete((), _too_long(work, now), now)
-            elif is_resubmitted(work.deaths):
-                work.lease.pending.appendleft(work)
-            else:
-                work.complete((), RunFailed(f"{work.deaths} engines died of this item: {error.message}"), now)
-            self.pool.dispatch()
-        self.pool.deliver(work.lease)
+            if lane in self.idle:
+                self.idle.remove(lane)
+
+    def lane_died(self, lane: Lane, works: Sequence[Work], error: EngineDied) -> bool:
+        now = time.monotonic()
+        with self.pool.lock:
+            for work in reversed(works):  # those behind the first are innocent, and go back in their order
+                self.pool.settle(work, now - work.started_at)
+                if work is works[0]:
+                    work.deaths += 1
+                if lane.is_closing:
+                    work.complete((), error, now)
+                elif work.is_overdue:
+                    work.complete((), _too_long(work, now), now)
+                elif is_resubmitted(work.deaths):
+                    work.lease.pending.appendleft(work)
+                else:
+                    work.complete((), RunFailed(f"{work.deaths} engines died of this item: {error.message}"), now)
+        self.pool.post(self.pool.dispatch)
+        for work in works:
+            self.pool.deliver(work.lease)
         return not lane.is_closing and self._judge(error.message)
 
     def _set_loaded(self, error: MeshError | None) -> None:
@@ -139,7 +155,7 @@ class SharedEngine:
                 work.complete((), EngineQuarantined(self.health.reason), time.monotonic())
             for lease in self.leases:
                 lease.pending.clear()
-                self.pool.deliver(lease)
+                self.pool.post(lease.deliver)
         self.pool.post(self._tell_quarantine)
         return False
 
@@ -221,6 +237,7 @@ class EnginePool:
         self.engine = engine
         self.loop = asyncio.get_running_loop()
         self.lock = threading.RLock()
+        self._loop_thread = threading.get_ident()
         self._item_limit_s = item_limit_s
         self._fair = FairShare(slots)
         self._engines: dict[tuple[Sha256, LoadOptions], SharedEngine] = {}
@@ -270,14 +287,14 @@ class EnginePool:
             self._watching.cancel()
             self._watching = None
 
-    # Under the lock, from any thread --------------------------------------------------------------
+    # From any thread --------------------------------------------------------------
 
     def submit(self, work: Work) -> None:
         with self.lock:
             health = work.lease.engine.health
             if health.is_quarantined:
                 work.complete((), EngineQuarantined(health.reason), time.monotonic())
-                self.deliver(work.lease)
+                self.post(work.lease.deliver)
                 return
             work.lease.pending.append(work)
             self.dispatch()
@@ -285,22 +302,38 @@ class EnginePool:
             self._watching = self.loop.call_later(WATCH_INTERVAL_S, self._watch)
 
     def dispatch(self) -> None:
-        """Hand out what may run now. Called with the lock held."""
-        while True:
-            ready = [lease for lease in self._leases if lease.pending and lease.engine.idle]
-            ready.sort(key=lambda lease: lease.pending[0].submitted_at)
-            grant = self._fair.grant([lease.share for lease in ready])
-            if grant is None:
-                return
-            lease = next(lease for lease in ready if lease.share == grant.flow)
-            work = lease.pending.popleft()
-            work.grant = grant
-            lease.engine.idle.pop().hand(work)
+        """Hand out what may run now."""
+        with self.lock:
+            while True:
+                ready = [lease for lease in self._leases if lease.pending and lease.engine.idle]
+                ready.sort(key=lambda lease: lease.pending[0].submitted_at)
+                grant = self._fair.grant([lease.share for lease in ready])
+                if grant is None:
+                    break
+                lease = next(lease for lease in ready if lease.share == grant.flow)
+                work = lease.pending.popleft()
+                work.grant = grant
+                lease.engine.idle.pop().hand(work)
+            self._hand_ahead()
 
-    def settle(self, work: Work, now: float) -> None:
+    def _hand_ahead(self) -> None:
+        """Where nobody else wants the cores, the next item waits in the child; it gets its slot when it runs."""
+        waiting = [lease for lease in self._leases if lease.pending]
+        if not waiting or any(lease.share != waiting[0].share for lease in waiting):
+            return
+        for lease in waiting:
+            for lane in lease.engine.lanes:
+                if lease.pending and lane.has_room_ahead:
+                    lane.hand(lease.pending.popleft())
+
+    def settle(self, work: Work, seconds: float) -> None:
         if work.grant is not None:
-            self._fair.settle(work.grant, now - work.started_at)
+            self._fair.settle(work.grant, seconds)
             work.grant = None
+
+    def take_slot(self, work: Work) -> None:
+        """For an item that has begun by itself."""
+        work.grant = self._fair.take(work.lease.share)
 
     def drop(self, engine: SharedEngine) -> None:
         """Nobody finds it any more."""
@@ -314,7 +347,10 @@ class EnginePool:
             self.loop.call_soon_threadsafe(function, *arguments)
 
     def deliver(self, lease: EngineLease) -> None:
-        self.post(lease.deliver)
+        if threading.get_ident() == self._loop_thread:
+            lease.deliver()
+        else:
+            self.post(lease.deliver)
 
     # Watching -------------------------------------------------------------------------------------
 
