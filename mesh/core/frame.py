@@ -59,4 +59,7 @@ class Frame:
 
     @property
     def payload_bytes(self) -> int:
-        return sum(len(tensor.data) for tensor in self.tensors)
+        total = 0
+        for tensor in self.tensors:  # no generator: asked for several times per frame
+            total += len(tensor.data)
+        return total

@@ -304,22 +304,22 @@ class EnginePool:
     def dispatch(self) -> None:
         """Hand out what may run now."""
         with self.lock:
-            while True:
-                ready = [lease for lease in self._leases if lease.pending and lease.engine.idle]
-                ready.sort(key=lambda lease: lease.pending[0].submitted_at)
+            while waiting := [lease for lease in self._leases if lease.pending]:
+                ready = [lease for lease in waiting if lease.engine.idle]
+                if len(ready) > 1:
+                    ready.sort(key=lambda lease: lease.pending[0].submitted_at)
                 grant = self._fair.grant([lease.share for lease in ready])
                 if grant is None:
-                    break
+                    self._hand_ahead(waiting)
+                    return
                 lease = next(lease for lease in ready if lease.share == grant.flow)
                 work = lease.pending.popleft()
                 work.grant = grant
                 lease.engine.idle.pop().hand(work)
-            self._hand_ahead()
 
-    def _hand_ahead(self) -> None:
+    def _hand_ahead(self, waiting: Sequence[EngineLease]) -> None:
         """Where nobody else wants the cores, the next item waits in the child; it gets its slot when it runs."""
-        waiting = [lease for lease in self._leases if lease.pending]
-        if not waiting or any(lease.share != waiting[0].share for lease in waiting):
+        if any(lease.share != waiting[0].share for lease in waiting):
             return
         for lease in waiting:
             for lane in lease.engine.lanes:

@@ -21,7 +21,7 @@ from dataclasses import replace
 from mesh.core.frame import Frame
 from mesh.core.tensor import TensorSpec
 from mesh.errors import ProtocolViolation
-from mesh.wire.frame_decoder import decode_frame, make_tensors
+from mesh.wire.frame_decoder import AcceptedHeaders, decode_frame, make_tensors
 from mesh.wire.frame_encoder import encode_frame
 from mesh.wire.frame_format import (
     CHUNK_BYTES,
@@ -68,6 +68,7 @@ class FrameAssembler:
     def __init__(self, boundary: Sequence[TensorSpec], *, max_frame_bytes: int = MAX_FRAME_BYTES) -> None:
         self._boundary = tuple(boundary)
         self._max_frame_bytes = max_frame_bytes
+        self._accepted = AcceptedHeaders()
         self._first: FramePart | None = None
         self._chunks: list[memoryview] = []
         self._pending_bytes = 0
@@ -85,7 +86,7 @@ class FrameAssembler:
         fit the boundary. What was pending is then dropped: the edge is to be closed.
         """
         try:
-            return self._accept(decode_frame(message, self._boundary))
+            return self._accept(decode_frame(message, self._boundary, self._accepted))
         except BaseException:
             self._forget()
             raise

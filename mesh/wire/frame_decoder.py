@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
 
 from mesh.core.frame import Frame, Hop, Outcome
-from mesh.core.tensor import MAX_RANK, MAX_TENSOR_BYTES, Tensor, TensorSpec
+from mesh.core.tensor import MAX_RANK, MAX_TENSOR_BYTES, DType, Tensor, TensorSpec
 from mesh.errors import (
     EngineError,
     MeshError,
@@ -24,10 +26,13 @@ from mesh.errors import (
     from_code,
 )
 from mesh.wire.frame_format import (
+    FRAME_TAG,
     MAX_CODE_BYTES,
     MAX_ERROR_BYTES,
     MAX_FRAME_BYTES,
     MAX_HOPS,
+    MAX_REMEMBERED_BYTES,
+    MAX_TENSORS,
     MAX_TRACEPARENT_BYTES,
     FramePart,
     TensorHeader,
@@ -81,29 +86,40 @@ _FRAME_WIRE_TYPES = {
 }
 
 
-def decode_frame(message: bytes, boundary: Sequence[TensorSpec]) -> FramePart:
+_NO_NUMBERS = dict.fromkeys((1, 2, 3, 4, 5, 6, 11, 12), 0)
+
+
+@dataclass(slots=True)
+class AcceptedHeaders:
+    """What the last whole frame over a boundary looked like; one more like it needs no check. Owned by the reader."""
+
+    headers: tuple[TensorHeader, ...] | None = None
+    total: int = 0
+
+
+def decode_frame(message: bytes, boundary: Sequence[TensorSpec], accepted: AcceptedHeaders | None = None) -> FramePart:
     """Decode one message that `is_frame` recognised, holding its tensors against `boundary`.
 
     The payload of the result is a view of `message`, which it keeps alive. Raises `TensorMismatch`
     for tensors that do not fit the boundary, `ProtocolViolation` for everything else.
     """
     begin, end = _find_frame(message)
-    numbers = dict.fromkeys((1, 2, 3, 4, 5, 6, 11, 12), 0)
+    numbers = _NO_NUMBERS.copy()
     headers: list[TensorHeader] = []
     hops: list[Hop] = []
     error: MeshError | None = None
     traceparent = ""
     payload = _EMPTY
     for field, wire_type, value, stop in read_fields(message, begin, end):
-        if field not in _FRAME_WIRE_TYPES:
-            continue
-        _check_wire_type("frame", field, wire_type, _FRAME_WIRE_TYPES[field])
+        if wire_type != _FRAME_WIRE_TYPES.get(field, wire_type):
+            _check_wire_type("frame", field, wire_type, _FRAME_WIRE_TYPES[field])
         if field in numbers:
             numbers[field] = value
         elif field == 8:
             if len(headers) == len(boundary):
                 raise TensorMismatch(f"frame has more tensors than the {len(boundary)} that cross here")
-            headers.append(_decode_tensor_header(message, value, stop, boundary[len(headers)].name))
+            decode = _remember_tensor_header if stop - value <= MAX_REMEMBERED_BYTES else _decode_tensor_header
+            headers.append(decode(message[value:stop], boundary[len(headers)].name))
         elif field == 15:
             payload = memoryview(message)[value:stop]
         elif field == 10:
@@ -129,11 +145,15 @@ def decode_frame(message: bytes, boundary: Sequence[TensorSpec]) -> FramePart:
         hops=tuple(hops),
     )
     part = FramePart(frame, tuple(headers), numbers[11], numbers[12], payload)
-    _complete(part, boundary)
+    _complete(part, boundary, accepted or AcceptedHeaders())
     return part
 
 
 def _find_frame(message: bytes) -> tuple[int, int]:
+    if len(message) > 1 and message[:1] == FRAME_TAG:
+        size, begin = read_varint(message, 1, len(message))
+        if begin + size == len(message):
+            return begin, len(message)
     found: tuple[int, int] | None = None
     for field, wire_type, value, stop in read_fields(message, 0, len(message)):
         if field == _FRAME_FIELD and wire_type == LENGTH and found is None:
@@ -145,7 +165,7 @@ def _find_frame(message: bytes) -> tuple[int, int]:
     return found
 
 
-def _complete(part: FramePart, boundary: Sequence[TensorSpec]) -> None:
+def _complete(part: FramePart, boundary: Sequence[TensorSpec], accepted: AcceptedHeaders) -> None:
     """Check how the fields go together, and give a whole frame its tensors."""
     frame = part.frame
     if frame.outcome is Outcome.OK:
@@ -162,7 +182,9 @@ def _complete(part: FramePart, boundary: Sequence[TensorSpec]) -> None:
     total = part.chunk_total or len(part.payload)
     if total > MAX_FRAME_BYTES:
         raise ProtocolViolation(f"frame {frame.sequence}: {total} bytes of payload, the limit is {MAX_FRAME_BYTES}")
-    _check_headers(part.headers, total, boundary)
+    if part.headers != accepted.headers or total != accepted.total:
+        _check_headers(part.headers, total, boundary)
+        accepted.headers, accepted.total = part.headers, total
     if part.is_whole:
         frame.tensors = make_tensors(part.headers, part.payload, boundary)
     else:
@@ -213,8 +235,10 @@ def make_tensors(
     tensors: list[Tensor] = []
     offset = 0
     for header, spec in zip(headers, boundary, strict=True):
-        data = payload[offset : offset + header.byte_length]
-        tensors.append(Tensor.from_bytes(spec.dtype, header.shape, data, spec.name))
+        tensor = Tensor(spec.dtype, header.shape, payload[offset : offset + header.byte_length])
+        if spec.dtype is DType.STRING:  # all others have been held against their shapes
+            tensor.check_bytes(spec.name)
+        tensors.append(tensor)
         offset += header.byte_length
     return tuple(tensors)
 
@@ -222,10 +246,10 @@ def make_tensors(
 # --- nested messages ------------------------------------------------------------------------------
 
 
-def _decode_tensor_header(data: bytes, begin: int, end: int, name: str) -> TensorHeader:
+def _decode_tensor_header(data: bytes, name: str) -> TensorHeader:
     shape: list[int] = []
     byte_length = 0
-    for field, wire_type, value, stop in read_fields(data, begin, end):
+    for field, wire_type, value, stop in read_fields(data, 0, len(data)):
         if field == 1 and wire_type == LENGTH:
             offset = value
             while offset < stop:
@@ -246,6 +270,10 @@ def _decode_tensor_header(data: bytes, begin: int, end: int, name: str) -> Tenso
     return TensorHeader(tuple(shape), byte_length)
 
 
+_remember_tensor_header = lru_cache(maxsize=MAX_TENSORS)(_decode_tensor_header)
+"""The frames of a stream mostly look alike."""
+
+
 def _append_dimension(shape: list[int], size: int, name: str) -> None:
     if len(shape) == MAX_RANK:
         raise TensorMismatch(f"tensor {name!r}: rank is above the limit of {MAX_RANK}")
@@ -253,14 +281,16 @@ def _append_dimension(shape: list[int], size: int, name: str) -> None:
 
 
 def _decode_hop(data: bytes, begin: int, end: int) -> Hop:
-    numbers = {1: 0, 2: 0, 3: 0}
+    numbers = [0, 0, 0, 0]
     for field, wire_type, value, _ in read_fields(data, begin, end):
-        if field in numbers:
+        if field > 3:
+            continue
+        if wire_type != VARINT:
             _check_wire_type("hop", field, wire_type, VARINT)
-            if value >= UINT32_LIMIT:
-                raise ProtocolViolation(f"hop: field {field} has more than 32 bits")
-            numbers[field] = value
-    return Hop(stage=numbers[1], queue_us=numbers[2], compute_us=numbers[3])
+        if value >= UINT32_LIMIT:
+            raise ProtocolViolation(f"hop: field {field} has more than 32 bits")
+        numbers[field] = value
+    return Hop(numbers[1], numbers[2], numbers[3])
 
 
 def _decode_error(data: bytes, begin: int, end: int) -> MeshError:

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 
 from mesh.core.frame import Frame, Hop, Outcome
-from mesh.core.tensor import MAX_RANK, Tensor
+from mesh.core.tensor import MAX_RANK
 from mesh.errors import MeshError, ProtocolViolation
 from mesh.wire.frame_format import (
     CHUNK_BYTES,
@@ -24,7 +25,15 @@ from mesh.wire.frame_format import (
     PAYLOAD_ALIGNMENT,
     payload_copies,
 )
-from mesh.wire.protobuf_bytes import INT64_LIMIT, UINT32_LIMIT, UINT64_LIMIT, cut_text, encode_varint, varint_size
+from mesh.wire.protobuf_bytes import (
+    INT64_LIMIT,
+    UINT32_LIMIT,
+    UINT64_LIMIT,
+    append_varint,
+    cut_text,
+    encode_varint,
+    varint_size,
+)
 
 _STREAM = struct.Struct("<BQ")
 
@@ -37,17 +46,18 @@ def encode_frame(frame: Frame, *, max_chunk_bytes: int = CHUNK_BYTES) -> Iterato
     """
     total = frame.payload_bytes
     _check_encodable(frame, total, max_chunk_bytes)
-    identity = _encode_identity(frame)
-    headers = identity + _encode_headers(frame)
+    headers = _encode_identity(frame)
+    identity = bytes(headers)
+    _append_headers(headers, frame)
     if total <= 2 * max_chunk_bytes:
         return iter((_encode_whole(headers, [tensor.data for tensor in frame.tensors], total),))
-    return _encode_chunks(frame, identity, headers, total, max_chunk_bytes)
+    return _encode_chunks(frame, identity, bytes(headers), total, max_chunk_bytes)
 
 
 def _check_encodable(frame: Frame, total: int, max_chunk_bytes: int) -> None:
-    for field in ("stream", "sequence", "term", "generation", "budget_us"):
-        if not 0 <= getattr(frame, field) < UINT64_LIMIT:
-            raise ProtocolViolation(f"frame: {field} {getattr(frame, field)} does not fit 64 bits")
+    numbers = (frame.stream, frame.sequence, frame.term, frame.generation, frame.budget_us)
+    if min(numbers) < 0 or max(numbers) >= UINT64_LIMIT:
+        raise ProtocolViolation(f"frame: stream, sequence, term, generation, budget {numbers} do not fit 64 bits")
     if frame.outcome is not Outcome.OK and frame.tensors:
         raise ProtocolViolation(f"frame {frame.sequence}: outcome {frame.outcome.name} carries no tensors")
     if frame.outcome is Outcome.OK and frame.error is not None:
@@ -70,30 +80,36 @@ def _check_encodable(frame: Frame, total: int, max_chunk_bytes: int) -> None:
         raise ProtocolViolation(f"frame {frame.sequence}: {total} bytes need more than {MAX_CHUNKS} chunks")
 
 
-def _encode_identity(frame: Frame) -> bytes:
-    parts = [_STREAM.pack(0x09, frame.stream)] if frame.stream else []
-    for tag, value in ((b"\x10", frame.sequence), (b"\x18", frame.term), (b"\x20", frame.generation)):
+def _encode_identity(frame: Frame) -> bytearray:
+    encoded = bytearray(_STREAM.pack(0x09, frame.stream) if frame.stream else b"")
+    for tag, value in ((0x10, frame.sequence), (0x18, frame.term), (0x20, frame.generation)):
         if value:
-            parts += (tag, encode_varint(value))
-    return b"".join(parts)
+            encoded.append(tag)
+            append_varint(encoded, value)
+    return encoded
 
 
-def _encode_headers(frame: Frame) -> bytes:
+def _append_headers(encoded: bytearray, frame: Frame) -> None:
     """Fields 5 to 10: what the first message of a frame says beyond its identity."""
-    parts: list[bytes] = []
     if frame.budget_us:
-        parts += (b"\x28", encode_varint(frame.budget_us))
+        encoded.append(0x28)
+        append_varint(encoded, frame.budget_us)
     if frame.outcome is not Outcome.OK:
-        parts += (b"\x30", encode_varint(frame.outcome.value))
+        encoded += bytes((0x30, frame.outcome.value))
     if frame.error is not None:
-        parts += _length_delimited(b"\x3a", _encode_error(frame.error))
+        _append_delimited(encoded, 0x3A, _encode_error(frame.error))
     for tensor in frame.tensors:
-        parts += _length_delimited(b"\x42", _encode_tensor_header(tensor))
+        _append_delimited(encoded, 0x42, _encode_tensor_header(tensor.shape, len(tensor.data)))
     if frame.traceparent:
-        parts += _length_delimited(b"\x4a", frame.traceparent.encode())
+        _append_delimited(encoded, 0x4A, frame.traceparent.encode())
     for hop in frame.hops:
-        parts += _length_delimited(b"\x52", _encode_hop(hop))
-    return b"".join(parts)
+        _append_delimited(encoded, 0x52, _encode_hop(hop))
+
+
+def _append_delimited(encoded: bytearray, tag: int, content: bytes | bytearray) -> None:
+    encoded.append(tag)
+    append_varint(encoded, len(content))
+    encoded += content
 
 
 def _length_delimited(tag: bytes, content: bytes) -> tuple[bytes, bytes, bytes]:
@@ -112,25 +128,27 @@ def _encode_error(error: MeshError) -> bytes:
     return b"".join(parts)
 
 
-def _encode_tensor_header(tensor: Tensor) -> bytes:
-    if any(not 0 <= size < INT64_LIMIT for size in tensor.shape) or len(tensor.shape) > MAX_RANK:
-        raise ProtocolViolation(f"frame: {list(tensor.shape)[: MAX_RANK + 1]} is not a shape that can travel")
-    dimensions = b"".join(map(encode_varint, tensor.shape))
+@lru_cache(maxsize=MAX_TENSORS)
+def _encode_tensor_header(shape: tuple[int, ...], size_bytes: int) -> bytes:
+    """Remembered, because the frames of a stream mostly look alike."""
+    if any(not 0 <= size < INT64_LIMIT for size in shape) or len(shape) > MAX_RANK:
+        raise ProtocolViolation(f"frame: {list(shape)[: MAX_RANK + 1]} is not a shape that can travel")
+    dimensions = b"".join(map(encode_varint, shape))
     encoded = b"\x0a" + encode_varint(len(dimensions)) + dimensions if dimensions else b""
-    size = len(tensor.data)
-    return encoded + b"\x18" + encode_varint(size) if size else encoded
+    return encoded + b"\x18" + encode_varint(size_bytes) if size_bytes else encoded
 
 
-def _encode_hop(hop: Hop) -> bytes:
-    parts: list[bytes] = []
-    for tag, value in ((b"\x08", hop.stage), (b"\x10", hop.queue_us), (b"\x18", hop.compute_us)):
-        if value:
+def _encode_hop(hop: Hop) -> bytearray:
+    encoded = bytearray()
+    for tag, value in ((0x08, hop.stage), (0x10, hop.queue_us), (0x18, hop.compute_us)):
+        if value > 0:
+            encoded.append(tag)
             # A statistic must not be what fails a frame that waited for more than 71 minutes.
-            parts += (tag, encode_varint(min(max(value, 0), UINT32_LIMIT - 1)))
-    return b"".join(parts)
+            append_varint(encoded, value if value < UINT32_LIMIT else UINT32_LIMIT - 1)
+    return encoded
 
 
-def _encode_whole(headers: bytes, views: list[memoryview], total: int) -> bytes:
+def _encode_whole(headers: bytearray, views: list[memoryview], total: int) -> bytes:
     if not total:
         return b"".join((FRAME_TAG, encode_varint(len(headers)), headers))
     tail = b"\x7a" + encode_varint(total)

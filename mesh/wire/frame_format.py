@@ -61,7 +61,11 @@ class TensorHeader:
     byte_length: int
 
 
-@dataclass(frozen=True, slots=True)
+MAX_REMEMBERED_BYTES = 64
+"""Of a tensor's header: longer ones are read anew each time, so that a peer cannot fill memory with them."""
+
+
+@dataclass(slots=True)
 class FramePart:
     """One decoded message: a whole frame, its first chunk, or a later chunk.
 

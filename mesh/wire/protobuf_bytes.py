@@ -29,11 +29,15 @@ def encode_varint(value: int) -> bytes:
     if value < 128:
         return _SMALL_VARINTS[value]
     encoded = bytearray()
+    append_varint(encoded, value)
+    return bytes(encoded)
+
+
+def append_varint(encoded: bytearray, value: int) -> None:
     while value > 127:
         encoded.append(value & 127 | 128)
         value >>= 7
     encoded.append(value)
-    return bytes(encoded)
 
 
 def varint_size(value: int) -> int:
@@ -65,29 +69,38 @@ def read_fields(data: bytes, offset: int, end: int) -> Iterator[tuple[int, int, 
     here has any, and they are the only way to nest without announcing a length.
     """
     while offset < end:
-        tag, offset = read_varint(data, offset, end)
+        # Numbers of one byte, which most are, without a call: headers are walked for every frame.
+        tag = data[offset]
+        offset += 1
+        if tag > 127:
+            tag, offset = read_varint(data, offset - 1, end)
         number, wire_type = tag >> 3, tag & 7
         if number == 0 or tag > _MAX_TAG:
             raise ProtocolViolation(f"frame: {number} is not a field number")
-        if wire_type == VARINT:
-            value, offset = read_varint(data, offset, end)
-            yield number, wire_type, value, offset
+        if wire_type in (VARINT, LENGTH):
+            if offset < end and data[offset] < 128:
+                value = data[offset]
+                offset += 1
+            else:
+                value, offset = read_varint(data, offset, end)
+            if wire_type == VARINT:
+                yield number, wire_type, value, offset
+                continue
+            begin = offset
+            offset += value
+            if offset > end:
+                raise ProtocolViolation(f"frame: field {number} reaches beyond its message")
+            yield number, wire_type, begin, offset
             continue
-        if wire_type == LENGTH:
-            length, begin = read_varint(data, offset, end)
-        elif wire_type == FIXED64:
-            length, begin = 8, offset
+        if wire_type == FIXED64:
+            begin, offset = offset, offset + 8
         elif wire_type == FIXED32:
-            length, begin = 4, offset
+            begin, offset = offset, offset + 4
         else:
             raise ProtocolViolation(f"frame: field {number} has the unknown wire type {wire_type}")
-        offset = begin + length
         if offset > end:
             raise ProtocolViolation(f"frame: field {number} reaches beyond its message")
-        if wire_type == LENGTH:
-            yield number, wire_type, begin, offset
-        else:
-            yield number, wire_type, int.from_bytes(data[begin:offset], "little"), offset
+        yield number, wire_type, int.from_bytes(data[begin:offset], "little"), offset
 
 
 def cut_text(text: str, limit: int) -> bytes:
