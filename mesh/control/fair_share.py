@@ -11,6 +11,7 @@ Source: Goyal, Vin, Cheng, "Start-time Fair Queueing", IEEE/ACM Transactions on 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -54,10 +55,12 @@ class FairShare:
         """A slot for one of the flows that wait, the earlier one where two are equal; None without slot or flow."""
         if self._free_slots <= 0:
             return None
-        starts = [(max(self._virtual, self._flow(flow).finish), flow) for flow in waiting]
-        if not starts:
+        start, name = math.inf, ""
+        for flow in waiting:
+            if (begins := max(self._virtual, self._flow(flow).finish)) < start:
+                start, name = begins, flow
+        if start == math.inf:
             return None
-        start, name = min(starts, key=lambda each: each[0])
         self._virtual = start
         return self._lend(name, start)
 

@@ -31,7 +31,6 @@ from mesh.engines.child_channel import (
     Message,
     Region,
     encode_json,
-    needed_bytes,
     spec_to_json,
 )
 from mesh.engines.contract import Engine, LoadOptions, Session
@@ -169,25 +168,21 @@ class Worker:
         return self._hand_over(outputs, number, time.perf_counter_ns() - began)
 
     def _hand_over(self, outputs: list[Tensor], number: int, nanoseconds: int) -> Message:
-        size = needed_bytes(outputs)
+        layout, size = self._layouts.encode(outputs)
         if not size:
-            return Message((number, nanoseconds, 0, 0), self._layouts.encode(outputs))
+            return Message((number, nanoseconds, 0, 0), layout)
         region, is_new, dropped = self._take_region(size)
         region.write(outputs)
-        return Message(
-            (number, nanoseconds, region.number, region.size_bytes, *dropped),
-            self._layouts.encode(outputs),
-            descriptor=region.descriptor if is_new else None,
-        )
+        descriptor = region.descriptor if is_new else None
+        return Message((number, nanoseconds, region.number, region.size_bytes, *dropped), layout, descriptor=descriptor)
 
     def _take_region(self, size: int) -> tuple[Region, bool, list[int]]:
         """A region for `size` bytes, whether the parent has yet to see it, and those that are no more."""
-        fitting = [number for number in self._free if self._regions[number].size_bytes >= size]
+        fitting = [region for number in self._free if (region := self._regions[number]).size_bytes >= size]
         if fitting:
-            chosen = min(fitting, key=lambda number: self._regions[number].size_bytes)
-            self._free.remove(chosen)
-            dropped = self._drop(self._free[:-MAX_IDLE_REGIONS])
-            return self._regions[chosen], False, dropped
+            chosen = fitting[0] if len(fitting) == 1 else min(fitting, key=lambda region: region.size_bytes)
+            self._free.remove(chosen.number)
+            return chosen, False, self._drop(self._free[:-MAX_IDLE_REGIONS])
         # What is free is too small: answers have grown, so these would never be used again.
         dropped = self._drop(list(self._free))
         self._made += 1

@@ -43,7 +43,7 @@ MIN_REGION_BYTES = 1 << 16
 _DESCRIPTOR_SPACE = socket.CMSG_SPACE(array.array("i").itemsize)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Message:
     """A question: run, feed region, its size, regions that are free. An answer: run, nanoseconds, region, its size,
     regions that are no more. Opening and specs have no numbers."""
@@ -179,29 +179,25 @@ def _align(offset: int) -> int:
     return (offset + ALIGNMENT - 1) // ALIGNMENT * ALIGNMENT
 
 
-def needed_bytes(tensors: Sequence[Tensor]) -> int:
-    """In a region, for all of them; 0 where none has any bytes."""
-    return sum(_align(len(tensor.data)) for tensor in tensors)
-
-
 class LayoutCache:
     """Where tensors lie in a region, as bytes and back; each way remembers the last one. One per end and session."""
 
     def __init__(self) -> None:
-        self._encoded_key: tuple[Any, ...] = ()
-        self._encoded = b"[]"
+        self._encoded_key: list[Any] = []
+        self._encoded = b"[]", 0
         self._decoded_key = b"[]"
         self._decoded: tuple[tuple[DType, tuple[int, ...], int, int], ...] = ()
 
-    def encode(self, tensors: Sequence[Tensor]) -> bytes:
-        key = tuple((tensor.dtype, tensor.shape, len(tensor.data)) for tensor in tensors)
+    def encode(self, tensors: Sequence[Tensor]) -> tuple[bytes, int]:
+        """The layout of `tensors`, and the bytes that they need in a region; 0 where none has any."""
+        key = [(tensor.dtype, tensor.shape, len(tensor.data)) for tensor in tensors]
         if key != self._encoded_key:
             layout: list[Any] = []
             offset = 0
             for dtype, shape, size in key:
                 layout.append([dtype.value, shape, offset, size])
                 offset = _align(offset + size)
-            self._encoded_key, self._encoded = key, encode_json(layout)
+            self._encoded_key, self._encoded = key, (encode_json(layout), offset)
         return self._encoded
 
     def decode(self, body: bytes, view: memoryview) -> list[Tensor]:

@@ -22,6 +22,7 @@ import threading
 import weakref
 from collections import deque
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,6 @@ from mesh.engines.child_channel import (
     Message,
     Region,
     encode_json,
-    needed_bytes,
     spec_from_json,
 )
 from mesh.engines.contract import RUNS_AHEAD, LoadOptions, RunResult
@@ -178,6 +178,10 @@ class Held:
         self.regions.clear()
 
 
+def _release(released: deque[int], region: int, view: weakref.ref[Array]) -> None:
+    released.append(region)
+
+
 class ChildSession:
     """Implements `mesh.engines.contract.RemoteSession`."""
 
@@ -191,6 +195,8 @@ class ChildSession:
         self._layouts = LayoutCache()
         self._released: deque[int] = deque()
         """Regions that nobody looks at any more; filled by finalizers, on any thread."""
+        self._looked_at: dict[int, weakref.ref[Array]] = {}
+        """Views of regions; a reference that nobody keeps would tell nobody."""
         self._runs = 0
         self._under_way: deque[tuple[int, int]] = deque()
         """Runs that are not answered, and the region that each is fed from."""
@@ -268,7 +274,7 @@ class ChildSession:
         self._held.kill()
 
     def _ask(self, number: int, slot: int, feeds: Sequence[Tensor]) -> None:
-        size = needed_bytes(feeds)
+        layout, size = self._layouts.encode(feeds)
         region = self._held.feeds[slot]
         descriptor: int | None = None
         if size:
@@ -280,7 +286,7 @@ class ChildSession:
             region.write(feeds)
             self.input_copies += len(feeds)
         numbers = (number, slot, 0 if region is None else region.size_bytes, *self._take_released())
-        self._held.channel.send(Message(numbers, self._layouts.encode(feeds), descriptor=descriptor))
+        self._held.channel.send(Message(numbers, layout, descriptor=descriptor))
 
     def _take_released(self) -> list[int]:
         taken: list[int] = []
@@ -297,7 +303,7 @@ class ChildSession:
         if answer.is_error:
             return RunResult((), _read_error(answer), seconds)
         for gone in dropped:
-            del self._held.regions[gone]
+            del self._held.regions[gone], self._looked_at[gone]
         if not region:
             return RunResult(tuple(self._layouts.decode(answer.body, memoryview(b""))), None, seconds)
         if answer.descriptor is not None:
@@ -306,7 +312,7 @@ class ChildSession:
             self._held.regions[region] = np.frombuffer(mapping, np.uint8)
         # One view per answer: it lives exactly as long as somebody looks at its bytes.
         view = self._held.regions[region].view()
-        weakref.finalize(view, self._released.append, region).atexit = False
+        self._looked_at[region] = weakref.ref(view, partial(_release, self._released, region))
         outputs = tuple(self._layouts.decode(answer.body, view.data))
         self.output_copies += len(outputs)
         return RunResult(outputs, None, seconds)

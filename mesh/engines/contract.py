@@ -57,7 +57,7 @@ class Session(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class RunResult:
     """What a run in another process came to."""
 

@@ -33,7 +33,7 @@ STOP_RETRY_S = 0.05
 """`close` says nothing to a run that is just about to begin in this process, so it is repeated."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Completion:
     token: Any
     outputs: tuple[Tensor, ...]

@@ -7,7 +7,7 @@ it as a whole, because chunks of different frames must not interleave.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import grpc
@@ -19,7 +19,7 @@ from mesh.errors import MeshError, NodeLost
 from mesh.wire.frame_codec import FrameAssembler
 from mesh.wire.status import from_rpc_error
 
-Encode = Callable[[Message], Iterator[bytes]]
+Encode = Callable[[Message], Iterable[bytes]]
 Decode = Callable[[bytes, FrameAssembler | None], Message | None]
 
 CUT_OFF = "Internal error from Core"

@@ -6,7 +6,7 @@ checked here; what breaks the protocol raises `ProtocolViolation`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable
 
 from google.protobuf.message import DecodeError
 from google.protobuf.message import Message as ProtobufMessage
@@ -42,12 +42,11 @@ _STREAM_CLASSES = {
 }
 
 
-def encode_message(message: Message) -> Iterator[bytes]:
+def encode_message(message: Message) -> Iterable[bytes]:
     """The bytes of one message; a frame may take several."""
     if isinstance(message, Frame):
-        yield from encode_frame(message)
-    else:
-        yield _encode(message).SerializeToString()
+        return encode_frame(message)
+    return (_encode(message).SerializeToString(),)
 
 
 def _encode(message: Message) -> ProtobufMessage:
@@ -103,28 +102,25 @@ def _encode_close(message: CloseStream) -> stream_pb2.CloseStream:
     return stream_pb2.CloseStream(stream=message.stream, error=error)
 
 
-def encode_edge_request(message: Message) -> Iterator[bytes]:
+def encode_edge_request(message: Message) -> Iterable[bytes]:
     """Downstream on an edge."""
     if isinstance(message, CloseStream):
-        yield stream_pb2.EdgeRequest(close_stream=_encode_close(message)).SerializeToString()
-    else:
-        yield from encode_message(message)
+        return (stream_pb2.EdgeRequest(close_stream=_encode_close(message)).SerializeToString(),)
+    return encode_message(message)
 
 
-def encode_edge_response(message: Message) -> Iterator[bytes]:
+def encode_edge_response(message: Message) -> Iterable[bytes]:
     """Upstream on an edge."""
     if isinstance(message, CloseStream):
-        yield stream_pb2.EdgeResponse(close_stream=_encode_close(message)).SerializeToString()
-    else:
-        yield from encode_message(message)
+        return (stream_pb2.EdgeResponse(close_stream=_encode_close(message)).SerializeToString(),)
+    return encode_message(message)
 
 
-def encode_results_response(message: Message) -> Iterator[bytes]:
+def encode_results_response(message: Message) -> Iterable[bytes]:
     """To a consumer."""
     if isinstance(message, CloseStream):
-        yield stream_pb2.ResultsResponse(close_stream=_encode_close(message)).SerializeToString()
-    else:
-        yield from encode_message(message)
+        return (stream_pb2.ResultsResponse(close_stream=_encode_close(message)).SerializeToString(),)
+    return encode_message(message)
 
 
 def _parse(data: bytes, envelope: ProtobufMessage) -> str:
