@@ -51,6 +51,9 @@ MAX_OUTGOING_MESSAGES = 1024
 """Credits and closings that wait to go up an edge; a peer that reads none of them is cut off."""
 
 
+MAX_FRAMES_AT_ONCE = 32
+"""Answers that are taken to be written together: as many small ones as share a message."""
+
 SPARE_MESSAGES = 16
 """To a consumer, besides the answers of its window: hello, end, and heartbeats that wait behind answers."""
 
@@ -97,14 +100,25 @@ class _Outgoing:
         self._is_closing = True
         self._wake.set()
 
+    async def _send_frames(self, first: Frame, link: Link) -> None:
+        """With those that wait right behind it: small ones share a message."""
+        frames = [first]
+        while len(frames) < MAX_FRAMES_AT_ONCE and self._messages and isinstance(following := self._messages[0], Frame):
+            self._messages.popleft()
+            frames.append(following)
+        await link.send_frames(frames)
+        self._waiting_bytes -= sum(frame.payload_bytes for frame in frames)
+
     async def run(self, link: Link) -> None:
         while True:
             await self._wake.wait()
             self._wake.clear()
             while self._messages:
                 message = self._messages.popleft()
-                await link.send(message)
-                self._waiting_bytes -= message.payload_bytes if isinstance(message, Frame) else 0
+                if isinstance(message, Frame):
+                    await self._send_frames(message, link)
+                else:
+                    await link.send(message)
             if self._is_closing:
                 return
 

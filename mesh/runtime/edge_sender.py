@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -38,6 +38,10 @@ class Link(Protocol):
     """One bidirectional stream of messages with a peer, as `mesh.wire` provides it."""
 
     async def send(self, message: Message) -> None: ...
+
+    async def send_frames(self, frames: Sequence[Frame]) -> None:
+        """In order; the link may put small ones together."""
+        ...
 
     async def receive(self) -> Message | None: ...
 

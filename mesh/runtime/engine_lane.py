@@ -250,7 +250,7 @@ class RemoteLane(Lane):
     # On the event loop ----------------------------------------------------------------------------
 
     def _attach(self, session: RemoteSession) -> None:
-        if not self._is_closing:
+        if self._works or not self._is_closing:  # what it was given before it closed is waited for, or found dead
             self._loop.add_reader(session.descriptor, self._collect, session)
 
     def _end_if_idle(self) -> None:

@@ -25,19 +25,19 @@ _sym_db = _symbol_database.Default()
 from mesh.v1 import tensor_pb2 as mesh_dot_v1_dot_tensor__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14mesh/v1/stream.proto\x12\x07mesh.v1\x1a\x14mesh/v1/tensor.proto\"y\n\x0cTensorHeader\x12\x12\n\ndimensions\x18\x01 \x03(\x03\x12\x1d\n\x05\x63odec\x18\x02 \x01(\x0e\x32\x0e.mesh.v1.Codec\x12\x13\n\x0b\x62yte_length\x18\x03 \x01(\x04\x12\r\n\x05scale\x18\x04 \x01(\x02\x12\x12\n\nzero_point\x18\x05 \x01(\x11\":\n\x03Hop\x12\r\n\x05stage\x18\x01 \x01(\r\x12\x10\n\x08queue_us\x18\x02 \x01(\r\x12\x12\n\ncompute_us\x18\x03 \x01(\r\"\xc6\x02\n\x05\x46rame\x12\x0e\n\x06stream\x18\x01 \x01(\x06\x12\x10\n\x08sequence\x18\x02 \x01(\x04\x12\x0c\n\x04term\x18\x03 \x01(\x04\x12\x12\n\ngeneration\x18\x04 \x01(\x04\x12\x11\n\tbudget_us\x18\x05 \x01(\x04\x12!\n\x07outcome\x18\x06 \x01(\x0e\x32\x10.mesh.v1.Outcome\x12\x1d\n\x05\x65rror\x18\x07 \x01(\x0b\x32\x0e.mesh.v1.Error\x12&\n\x07tensors\x18\x08 \x03(\x0b\x32\x15.mesh.v1.TensorHeader\x12\x13\n\x0btraceparent\x18\t \x01(\t\x12\x1a\n\x04hops\x18\n \x03(\x0b\x32\x0c.mesh.v1.Hop\x12\x14\n\x0c\x63hunk_offset\x18\x0b \x01(\x04\x12\x13\n\x0b\x63hunk_total\x18\x0c \x01(\x04\x12\x0f\n\x07padding\x18\x0e \x01(\x0c\x12\x0f\n\x07payload\x18\x0f \x01(\x0c\"O\n\x08OpenEdge\x12\x12\n\ndeployment\x18\x01 \x01(\t\x12\x0c\n\x04term\x18\x02 \x01(\x04\x12\x12\n\ngeneration\x18\x03 \x01(\x04\x12\r\n\x05stage\x18\x04 \x01(\r\"~\n\nOpenStream\x12\x0e\n\x06stream\x18\x01 \x01(\x06\x12*\n\x0cstream_class\x18\x02 \x01(\x0e\x32\x14.mesh.v1.StreamClass\x12\x0f\n\x07ordered\x18\x03 \x01(\x08\x12\x0e\n\x06window\x18\x04 \x01(\r\x12\x13\n\x0btraceparent\x18\x05 \x01(\t\"<\n\x0b\x43loseStream\x12\x0e\n\x06stream\x18\x01 \x01(\x06\x12\x1d\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x0e.mesh.v1.Error\" \n\tHeartbeat\x12\x13\n\x0bloop_lag_ms\x18\x01 \x01(\r\"\xe4\x01\n\x0b\x45\x64geRequest\x12&\n\topen_edge\x18\x01 \x01(\x0b\x32\x11.mesh.v1.OpenEdgeH\x00\x12*\n\x0bopen_stream\x18\x02 \x01(\x0b\x32\x13.mesh.v1.OpenStreamH\x00\x12\x1f\n\x05\x66rame\x18\x03 \x01(\x0b\x32\x0e.mesh.v1.FrameH\x00\x12,\n\x0c\x63lose_stream\x18\x04 \x01(\x0b\x32\x14.mesh.v1.CloseStreamH\x00\x12\'\n\theartbeat\x18\x05 \x01(\x0b\x32\x12.mesh.v1.HeartbeatH\x00\x42\t\n\x07message\"\n\n\x08\x44raining\"$\n\x0c\x45\x64geAccepted\x12\x14\n\x0c\x63redit_bytes\x18\x01 \x01(\x04\" \n\x0eStreamAccepted\x12\x0e\n\x06stream\x18\x01 \x01(\x06\"\x17\n\x06\x43redit\x12\r\n\x05\x62ytes\x18\x01 \x01(\x04\"\x9e\x02\n\x0c\x45\x64geResponse\x12.\n\redge_accepted\x18\x01 \x01(\x0b\x32\x15.mesh.v1.EdgeAcceptedH\x00\x12\x32\n\x0fstream_accepted\x18\x02 \x01(\x0b\x32\x17.mesh.v1.StreamAcceptedH\x00\x12,\n\x0c\x63lose_stream\x18\x03 \x01(\x0b\x32\x14.mesh.v1.CloseStreamH\x00\x12!\n\x06\x63redit\x18\x04 \x01(\x0b\x32\x0f.mesh.v1.CreditH\x00\x12\'\n\theartbeat\x18\x05 \x01(\x0b\x32\x12.mesh.v1.HeartbeatH\x00\x12%\n\x08\x64raining\x18\x06 \x01(\x0b\x32\x11.mesh.v1.DrainingH\x00\x42\t\n\x07message\"z\n\x0bOpenResults\x12\x12\n\ndeployment\x18\x01 \x01(\t\x12\x0c\n\x04term\x18\x02 \x01(\x04\x12\x12\n\ngeneration\x18\x03 \x01(\x04\x12\x0e\n\x06stream\x18\x04 \x01(\x06\x12\x15\n\rfrom_sequence\x18\x05 \x01(\x04\x12\x0e\n\x06window\x18\x06 \x01(\r\"\x1f\n\x0b\x41\x63knowledge\x12\x10\n\x08sequence\x18\x01 \x01(\x04\"\x97\x01\n\x0eResultsRequest\x12$\n\x04open\x18\x01 \x01(\x0b\x32\x14.mesh.v1.OpenResultsH\x00\x12+\n\x0b\x61\x63knowledge\x18\x02 \x01(\x0b\x32\x14.mesh.v1.AcknowledgeH\x00\x12\'\n\theartbeat\x18\x05 \x01(\x0b\x32\x12.mesh.v1.HeartbeatH\x00\x42\t\n\x07message\"\x11\n\x0fResultsAccepted\"\xe9\x01\n\x0fResultsResponse\x12,\n\x08\x61\x63\x63\x65pted\x18\x01 \x01(\x0b\x32\x18.mesh.v1.ResultsAcceptedH\x00\x12\x1f\n\x05\x66rame\x18\x03 \x01(\x0b\x32\x0e.mesh.v1.FrameH\x00\x12,\n\x0c\x63lose_stream\x18\x04 \x01(\x0b\x32\x14.mesh.v1.CloseStreamH\x00\x12\'\n\theartbeat\x18\x05 \x01(\x0b\x32\x12.mesh.v1.HeartbeatH\x00\x12%\n\x08\x64raining\x18\x06 \x01(\x0b\x32\x11.mesh.v1.DrainingH\x00\x42\t\n\x07message*\x82\x01\n\x07Outcome\x12\x17\n\x13OUTCOME_UNSPECIFIED\x10\x00\x12\x0e\n\nOUTCOME_OK\x10\x01\x12\x10\n\x0cOUTCOME_LATE\x10\x02\x12\x12\n\x0eOUTCOME_FAILED\x10\x03\x12\x13\n\x0fOUTCOME_DROPPED\x10\x04\x12\x13\n\x0fOUTCOME_UNKNOWN\x10\x05*\x91\x01\n\x05\x43odec\x12\x15\n\x11\x43ODEC_UNSPECIFIED\x10\x00\x12\r\n\tCODEC_RAW\x10\x01\x12\x11\n\rCODEC_FLOAT16\x10\x02\x12\x0e\n\nCODEC_INT8\x10\x03\x12\x12\n\x0e\x43ODEC_RAW_ZSTD\x10\x04\x12\x16\n\x12\x43ODEC_FLOAT16_ZSTD\x10\x05\x12\x13\n\x0f\x43ODEC_INT8_ZSTD\x10\x06*]\n\x0bStreamClass\x12\x1c\n\x18STREAM_CLASS_UNSPECIFIED\x10\x00\x12\x19\n\x15STREAM_CLASS_LOSSLESS\x10\x01\x12\x15\n\x11STREAM_CLASS_LIVE\x10\x02\x32\x8a\x01\n\rStreamService\x12\x37\n\x04\x45\x64ge\x12\x14.mesh.v1.EdgeRequest\x1a\x15.mesh.v1.EdgeResponse(\x01\x30\x01\x12@\n\x07Results\x12\x17.mesh.v1.ResultsRequest\x1a\x18.mesh.v1.ResultsResponse(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14mesh/v1/stream.proto\x12\x07mesh.v1\x1a\x14mesh/v1/tensor.proto\"y\n\x0cTensorHeader\x12\x12\n\ndimensions\x18\x01 \x03(\x03\x12\x1d\n\x05\x63odec\x18\x02 \x01(\x0e\x32\x0e.mesh.v1.Codec\x12\x13\n\x0b\x62yte_length\x18\x03 \x01(\x04\x12\r\n\x05scale\x18\x04 \x01(\x02\x12\x12\n\nzero_point\x18\x05 \x01(\x11\":\n\x03Hop\x12\r\n\x05stage\x18\x01 \x01(\r\x12\x10\n\x08queue_us\x18\x02 \x01(\r\x12\x12\n\ncompute_us\x18\x03 \x01(\r\"\xc6\x02\n\x05\x46rame\x12\x0e\n\x06stream\x18\x01 \x01(\x06\x12\x10\n\x08sequence\x18\x02 \x01(\x04\x12\x0c\n\x04term\x18\x03 \x01(\x04\x12\x12\n\ngeneration\x18\x04 \x01(\x04\x12\x11\n\tbudget_us\x18\x05 \x01(\x04\x12!\n\x07outcome\x18\x06 \x01(\x0e\x32\x10.mesh.v1.Outcome\x12\x1d\n\x05\x65rror\x18\x07 \x01(\x0b\x32\x0e.mesh.v1.Error\x12&\n\x07tensors\x18\x08 \x03(\x0b\x32\x15.mesh.v1.TensorHeader\x12\x13\n\x0btraceparent\x18\t \x01(\t\x12\x1a\n\x04hops\x18\n \x03(\x0b\x32\x0c.mesh.v1.Hop\x12\x14\n\x0c\x63hunk_offset\x18\x0b \x01(\x04\x12\x13\n\x0b\x63hunk_total\x18\x0c \x01(\x04\x12\x0f\n\x07padding\x18\x0e \x01(\x0c\x12\x0f\n\x07payload\x18\x0f \x01(\x0c\"O\n\x08OpenEdge\x12\x12\n\ndeployment\x18\x01 \x01(\t\x12\x0c\n\x04term\x18\x02 \x01(\x04\x12\x12\n\ngeneration\x18\x03 \x01(\x04\x12\r\n\x05stage\x18\x04 \x01(\r\"~\n\nOpenStream\x12\x0e\n\x06stream\x18\x01 \x01(\x06\x12*\n\x0cstream_class\x18\x02 \x01(\x0e\x32\x14.mesh.v1.StreamClass\x12\x0f\n\x07ordered\x18\x03 \x01(\x08\x12\x0e\n\x06window\x18\x04 \x01(\r\x12\x13\n\x0btraceparent\x18\x05 \x01(\t\"<\n\x0b\x43loseStream\x12\x0e\n\x06stream\x18\x01 \x01(\x06\x12\x1d\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x0e.mesh.v1.Error\" \n\tHeartbeat\x12\x13\n\x0bloop_lag_ms\x18\x01 \x01(\r\"\x87\x02\n\x0b\x45\x64geRequest\x12&\n\topen_edge\x18\x01 \x01(\x0b\x32\x11.mesh.v1.OpenEdgeH\x00\x12*\n\x0bopen_stream\x18\x02 \x01(\x0b\x32\x13.mesh.v1.OpenStreamH\x00\x12\x1f\n\x05\x66rame\x18\x03 \x01(\x0b\x32\x0e.mesh.v1.FrameH\x00\x12,\n\x0c\x63lose_stream\x18\x04 \x01(\x0b\x32\x14.mesh.v1.CloseStreamH\x00\x12\'\n\theartbeat\x18\x05 \x01(\x0b\x32\x12.mesh.v1.HeartbeatH\x00\x12!\n\tfollowers\x18\x07 \x03(\x0b\x32\x0e.mesh.v1.FrameB\t\n\x07message\"\n\n\x08\x44raining\"$\n\x0c\x45\x64geAccepted\x12\x14\n\x0c\x63redit_bytes\x18\x01 \x01(\x04\" \n\x0eStreamAccepted\x12\x0e\n\x06stream\x18\x01 \x01(\x06\"\x17\n\x06\x43redit\x12\r\n\x05\x62ytes\x18\x01 \x01(\x04\"\x9e\x02\n\x0c\x45\x64geResponse\x12.\n\redge_accepted\x18\x01 \x01(\x0b\x32\x15.mesh.v1.EdgeAcceptedH\x00\x12\x32\n\x0fstream_accepted\x18\x02 \x01(\x0b\x32\x17.mesh.v1.StreamAcceptedH\x00\x12,\n\x0c\x63lose_stream\x18\x03 \x01(\x0b\x32\x14.mesh.v1.CloseStreamH\x00\x12!\n\x06\x63redit\x18\x04 \x01(\x0b\x32\x0f.mesh.v1.CreditH\x00\x12\'\n\theartbeat\x18\x05 \x01(\x0b\x32\x12.mesh.v1.HeartbeatH\x00\x12%\n\x08\x64raining\x18\x06 \x01(\x0b\x32\x11.mesh.v1.DrainingH\x00\x42\t\n\x07message\"z\n\x0bOpenResults\x12\x12\n\ndeployment\x18\x01 \x01(\t\x12\x0c\n\x04term\x18\x02 \x01(\x04\x12\x12\n\ngeneration\x18\x03 \x01(\x04\x12\x0e\n\x06stream\x18\x04 \x01(\x06\x12\x15\n\rfrom_sequence\x18\x05 \x01(\x04\x12\x0e\n\x06window\x18\x06 \x01(\r\"\x1f\n\x0b\x41\x63knowledge\x12\x10\n\x08sequence\x18\x01 \x01(\x04\"\x97\x01\n\x0eResultsRequest\x12$\n\x04open\x18\x01 \x01(\x0b\x32\x14.mesh.v1.OpenResultsH\x00\x12+\n\x0b\x61\x63knowledge\x18\x02 \x01(\x0b\x32\x14.mesh.v1.AcknowledgeH\x00\x12\'\n\theartbeat\x18\x05 \x01(\x0b\x32\x12.mesh.v1.HeartbeatH\x00\x42\t\n\x07message\"\x11\n\x0fResultsAccepted\"\x8c\x02\n\x0fResultsResponse\x12,\n\x08\x61\x63\x63\x65pted\x18\x01 \x01(\x0b\x32\x18.mesh.v1.ResultsAcceptedH\x00\x12\x1f\n\x05\x66rame\x18\x03 \x01(\x0b\x32\x0e.mesh.v1.FrameH\x00\x12,\n\x0c\x63lose_stream\x18\x04 \x01(\x0b\x32\x14.mesh.v1.CloseStreamH\x00\x12\'\n\theartbeat\x18\x05 \x01(\x0b\x32\x12.mesh.v1.HeartbeatH\x00\x12%\n\x08\x64raining\x18\x06 \x01(\x0b\x32\x11.mesh.v1.DrainingH\x00\x12!\n\tfollowers\x18\x07 \x03(\x0b\x32\x0e.mesh.v1.FrameB\t\n\x07message*\x82\x01\n\x07Outcome\x12\x17\n\x13OUTCOME_UNSPECIFIED\x10\x00\x12\x0e\n\nOUTCOME_OK\x10\x01\x12\x10\n\x0cOUTCOME_LATE\x10\x02\x12\x12\n\x0eOUTCOME_FAILED\x10\x03\x12\x13\n\x0fOUTCOME_DROPPED\x10\x04\x12\x13\n\x0fOUTCOME_UNKNOWN\x10\x05*\x91\x01\n\x05\x43odec\x12\x15\n\x11\x43ODEC_UNSPECIFIED\x10\x00\x12\r\n\tCODEC_RAW\x10\x01\x12\x11\n\rCODEC_FLOAT16\x10\x02\x12\x0e\n\nCODEC_INT8\x10\x03\x12\x12\n\x0e\x43ODEC_RAW_ZSTD\x10\x04\x12\x16\n\x12\x43ODEC_FLOAT16_ZSTD\x10\x05\x12\x13\n\x0f\x43ODEC_INT8_ZSTD\x10\x06*]\n\x0bStreamClass\x12\x1c\n\x18STREAM_CLASS_UNSPECIFIED\x10\x00\x12\x19\n\x15STREAM_CLASS_LOSSLESS\x10\x01\x12\x15\n\x11STREAM_CLASS_LIVE\x10\x02\x32\x8a\x01\n\rStreamService\x12\x37\n\x04\x45\x64ge\x12\x14.mesh.v1.EdgeRequest\x1a\x15.mesh.v1.EdgeResponse(\x01\x30\x01\x12@\n\x07Results\x12\x17.mesh.v1.ResultsRequest\x1a\x18.mesh.v1.ResultsResponse(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'mesh.v1.stream_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_OUTCOME']._serialized_start=2068
-  _globals['_OUTCOME']._serialized_end=2198
-  _globals['_CODEC']._serialized_start=2201
-  _globals['_CODEC']._serialized_end=2346
-  _globals['_STREAMCLASS']._serialized_start=2348
-  _globals['_STREAMCLASS']._serialized_end=2441
+  _globals['_OUTCOME']._serialized_start=2138
+  _globals['_OUTCOME']._serialized_end=2268
+  _globals['_CODEC']._serialized_start=2271
+  _globals['_CODEC']._serialized_end=2416
+  _globals['_STREAMCLASS']._serialized_start=2418
+  _globals['_STREAMCLASS']._serialized_end=2511
   _globals['_TENSORHEADER']._serialized_start=55
   _globals['_TENSORHEADER']._serialized_end=176
   _globals['_HOP']._serialized_start=178
@@ -53,27 +53,27 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_HEARTBEAT']._serialized_start=838
   _globals['_HEARTBEAT']._serialized_end=870
   _globals['_EDGEREQUEST']._serialized_start=873
-  _globals['_EDGEREQUEST']._serialized_end=1101
-  _globals['_DRAINING']._serialized_start=1103
-  _globals['_DRAINING']._serialized_end=1113
-  _globals['_EDGEACCEPTED']._serialized_start=1115
-  _globals['_EDGEACCEPTED']._serialized_end=1151
-  _globals['_STREAMACCEPTED']._serialized_start=1153
-  _globals['_STREAMACCEPTED']._serialized_end=1185
-  _globals['_CREDIT']._serialized_start=1187
-  _globals['_CREDIT']._serialized_end=1210
-  _globals['_EDGERESPONSE']._serialized_start=1213
-  _globals['_EDGERESPONSE']._serialized_end=1499
-  _globals['_OPENRESULTS']._serialized_start=1501
-  _globals['_OPENRESULTS']._serialized_end=1623
-  _globals['_ACKNOWLEDGE']._serialized_start=1625
-  _globals['_ACKNOWLEDGE']._serialized_end=1656
-  _globals['_RESULTSREQUEST']._serialized_start=1659
-  _globals['_RESULTSREQUEST']._serialized_end=1810
-  _globals['_RESULTSACCEPTED']._serialized_start=1812
-  _globals['_RESULTSACCEPTED']._serialized_end=1829
-  _globals['_RESULTSRESPONSE']._serialized_start=1832
-  _globals['_RESULTSRESPONSE']._serialized_end=2065
-  _globals['_STREAMSERVICE']._serialized_start=2444
-  _globals['_STREAMSERVICE']._serialized_end=2582
+  _globals['_EDGEREQUEST']._serialized_end=1136
+  _globals['_DRAINING']._serialized_start=1138
+  _globals['_DRAINING']._serialized_end=1148
+  _globals['_EDGEACCEPTED']._serialized_start=1150
+  _globals['_EDGEACCEPTED']._serialized_end=1186
+  _globals['_STREAMACCEPTED']._serialized_start=1188
+  _globals['_STREAMACCEPTED']._serialized_end=1220
+  _globals['_CREDIT']._serialized_start=1222
+  _globals['_CREDIT']._serialized_end=1245
+  _globals['_EDGERESPONSE']._serialized_start=1248
+  _globals['_EDGERESPONSE']._serialized_end=1534
+  _globals['_OPENRESULTS']._serialized_start=1536
+  _globals['_OPENRESULTS']._serialized_end=1658
+  _globals['_ACKNOWLEDGE']._serialized_start=1660
+  _globals['_ACKNOWLEDGE']._serialized_end=1691
+  _globals['_RESULTSREQUEST']._serialized_start=1694
+  _globals['_RESULTSREQUEST']._serialized_end=1845
+  _globals['_RESULTSACCEPTED']._serialized_start=1847
+  _globals['_RESULTSACCEPTED']._serialized_end=1864
+  _globals['_RESULTSRESPONSE']._serialized_start=1867
+  _globals['_RESULTSRESPONSE']._serialized_end=2135
+  _globals['_STREAMSERVICE']._serialized_start=2514
+  _globals['_STREAMSERVICE']._serialized_end=2652
 # @@protoc_insertion_point(module_scope)

@@ -146,18 +146,20 @@ class Heartbeat(_message.Message):
     def __init__(self, loop_lag_ms: _Optional[int] = ...) -> None: ...
 
 class EdgeRequest(_message.Message):
-    __slots__ = ("open_edge", "open_stream", "frame", "close_stream", "heartbeat")
+    __slots__ = ("open_edge", "open_stream", "frame", "close_stream", "heartbeat", "followers")
     OPEN_EDGE_FIELD_NUMBER: _ClassVar[int]
     OPEN_STREAM_FIELD_NUMBER: _ClassVar[int]
     FRAME_FIELD_NUMBER: _ClassVar[int]
     CLOSE_STREAM_FIELD_NUMBER: _ClassVar[int]
     HEARTBEAT_FIELD_NUMBER: _ClassVar[int]
+    FOLLOWERS_FIELD_NUMBER: _ClassVar[int]
     open_edge: OpenEdge
     open_stream: OpenStream
     frame: Frame
     close_stream: CloseStream
     heartbeat: Heartbeat
-    def __init__(self, open_edge: _Optional[_Union[OpenEdge, _Mapping]] = ..., open_stream: _Optional[_Union[OpenStream, _Mapping]] = ..., frame: _Optional[_Union[Frame, _Mapping]] = ..., close_stream: _Optional[_Union[CloseStream, _Mapping]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ...) -> None: ...
+    followers: _containers.RepeatedCompositeFieldContainer[Frame]
+    def __init__(self, open_edge: _Optional[_Union[OpenEdge, _Mapping]] = ..., open_stream: _Optional[_Union[OpenStream, _Mapping]] = ..., frame: _Optional[_Union[Frame, _Mapping]] = ..., close_stream: _Optional[_Union[CloseStream, _Mapping]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ..., followers: _Optional[_Iterable[_Union[Frame, _Mapping]]] = ...) -> None: ...
 
 class Draining(_message.Message):
     __slots__ = ()
@@ -234,15 +236,17 @@ class ResultsAccepted(_message.Message):
     def __init__(self) -> None: ...
 
 class ResultsResponse(_message.Message):
-    __slots__ = ("accepted", "frame", "close_stream", "heartbeat", "draining")
+    __slots__ = ("accepted", "frame", "close_stream", "heartbeat", "draining", "followers")
     ACCEPTED_FIELD_NUMBER: _ClassVar[int]
     FRAME_FIELD_NUMBER: _ClassVar[int]
     CLOSE_STREAM_FIELD_NUMBER: _ClassVar[int]
     HEARTBEAT_FIELD_NUMBER: _ClassVar[int]
     DRAINING_FIELD_NUMBER: _ClassVar[int]
+    FOLLOWERS_FIELD_NUMBER: _ClassVar[int]
     accepted: ResultsAccepted
     frame: Frame
     close_stream: CloseStream
     heartbeat: Heartbeat
     draining: Draining
-    def __init__(self, accepted: _Optional[_Union[ResultsAccepted, _Mapping]] = ..., frame: _Optional[_Union[Frame, _Mapping]] = ..., close_stream: _Optional[_Union[CloseStream, _Mapping]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ..., draining: _Optional[_Union[Draining, _Mapping]] = ...) -> None: ...
+    followers: _containers.RepeatedCompositeFieldContainer[Frame]
+    def __init__(self, accepted: _Optional[_Union[ResultsAccepted, _Mapping]] = ..., frame: _Optional[_Union[Frame, _Mapping]] = ..., close_stream: _Optional[_Union[CloseStream, _Mapping]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ..., draining: _Optional[_Union[Draining, _Mapping]] = ..., followers: _Optional[_Iterable[_Union[Frame, _Mapping]]] = ...) -> None: ...

@@ -25,5 +25,5 @@ def results_link(call: Any, peer: str, boundary: tuple[TensorSpec, ...]) -> Clie
     return ClientLink(call, peer, encode_message, decode_results_response, boundary)
 
 
-def _decode_edge_response(data: bytes, assembler: FrameAssembler | None) -> Message:
-    return decode_edge_response(data)
+def _decode_edge_response(data: bytes, assembler: FrameAssembler | None) -> tuple[Message]:
+    return (decode_edge_response(data),)

@@ -6,8 +6,9 @@ copy of the payload on the way out and none on the way in, where protobuf needs 
 
 What fits goes as one message (up to two chunks' worth: wrapping a frame of one chunk costs more than
 it gains); larger frames go as consecutive chunks, so that no buffer of the size of a frame has to be
-mapped and unmapped per frame. A whole frame is padded so that its payload begins at a multiple of 16
-bytes of the message, where the first tensor can be computed on in place.
+mapped and unmapped per frame. Small frames that wait together share a message. The first frame of a
+message is padded so that its payload begins at a multiple of 16 bytes of the message, where the first
+tensor can be computed on in place.
 
 Encoding and decoding are pure. `FrameAssembler` is the only state: one per edge, owned by whoever
 reads that edge. `payload_copies` counts copies for tests; it belongs to the event loop's thread.
@@ -21,8 +22,8 @@ from dataclasses import replace
 from mesh.core.frame import Frame
 from mesh.core.tensor import TensorSpec
 from mesh.errors import ProtocolViolation
-from mesh.wire.frame_decoder import AcceptedHeaders, decode_frame, make_tensors
-from mesh.wire.frame_encoder import encode_frame
+from mesh.wire.frame_decoder import AcceptedHeaders, decode_frames, make_tensors
+from mesh.wire.frame_encoder import encode_frame, encode_frames
 from mesh.wire.frame_format import (
     CHUNK_BYTES,
     FRAME_TAG,
@@ -45,8 +46,9 @@ __all__ = [
     "FramePart",
     "PayloadCopies",
     "TensorHeader",
-    "decode_frame",
+    "decode_frames",
     "encode_frame",
+    "encode_frames",
     "is_frame",
     "payload_copies",
 ]
@@ -78,15 +80,16 @@ class FrameAssembler:
         """Payload bytes of the frame that has begun and is not complete."""
         return self._pending_bytes
 
-    def feed(self, message: bytes) -> Frame | None:
-        """The frame that `message` completes, or None while chunks are missing.
+    def feed(self, message: bytes) -> list[Frame]:
+        """The frames that `message` completes; none while chunks are missing.
 
         Raises `ProtocolViolation` for chunks that are missing, repeated, out of order, interleaved or
         more than announced, for frames above the limit, and `TensorMismatch` for tensors that do not
         fit the boundary. What was pending is then dropped: the edge is to be closed.
         """
         try:
-            return self._accept(decode_frame(message, self._boundary, self._accepted))
+            parts = decode_frames(message, self._boundary, self._accepted)
+            return [frame for part in parts if (frame := self._accept(part)) is not None]
         except BaseException:
             self._forget()
             raise

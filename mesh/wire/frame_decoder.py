@@ -30,6 +30,7 @@ from mesh.wire.frame_format import (
     MAX_CODE_BYTES,
     MAX_ERROR_BYTES,
     MAX_FRAME_BYTES,
+    MAX_FRAMES_PER_MESSAGE,
     MAX_HOPS,
     MAX_REMEMBERED_BYTES,
     MAX_TENSORS,
@@ -50,7 +51,8 @@ from mesh.wire.protobuf_bytes import (
 )
 
 _FRAME_FIELD = 3
-_SIBLING_FIELDS = frozenset({1, 2, 4, 5})
+_FOLLOWER_FIELD = 7
+_SIBLING_FIELDS = frozenset({1, 2, 4, 5, 6})
 """The other members of the oneof that a frame is in."""
 
 _CODECS_OFFERED = frozenset({0, 1})
@@ -97,13 +99,25 @@ class AcceptedHeaders:
     total: int = 0
 
 
-def decode_frame(message: bytes, boundary: Sequence[TensorSpec], accepted: AcceptedHeaders | None = None) -> FramePart:
+def decode_frames(
+    message: bytes, boundary: Sequence[TensorSpec], accepted: AcceptedHeaders | None = None
+) -> list[FramePart]:
     """Decode one message that `is_frame` recognised, holding its tensors against `boundary`.
 
-    The payload of the result is a view of `message`, which it keeps alive. Raises `TensorMismatch`
+    The payloads of the result are views of `message`, which they keep alive. Raises `TensorMismatch`
     for tensors that do not fit the boundary, `ProtocolViolation` for everything else.
     """
-    begin, end = _find_frame(message)
+    accepted = accepted or AcceptedHeaders()
+    found = _find_frames(message)
+    parts = [_decode_part(message, begin, end, boundary, accepted) for begin, end in found]
+    if len(parts) > 1 and not all(part.is_whole for part in parts):
+        raise ProtocolViolation(f"frame {parts[0].frame.sequence}: a chunk shares its message with another frame")
+    return parts
+
+
+def _decode_part(
+    message: bytes, begin: int, end: int, boundary: Sequence[TensorSpec], accepted: AcceptedHeaders
+) -> FramePart:
     numbers = _NO_NUMBERS.copy()
     headers: list[TensorHeader] = []
     hops: list[Hop] = []
@@ -145,24 +159,29 @@ def decode_frame(message: bytes, boundary: Sequence[TensorSpec], accepted: Accep
         hops=tuple(hops),
     )
     part = FramePart(frame, tuple(headers), numbers[11], numbers[12], payload)
-    _complete(part, boundary, accepted or AcceptedHeaders())
+    _complete(part, boundary, accepted)
     return part
 
 
-def _find_frame(message: bytes) -> tuple[int, int]:
+def _find_frames(message: bytes) -> list[tuple[int, int]]:
     if len(message) > 1 and message[:1] == FRAME_TAG:
         size, begin = read_varint(message, 1, len(message))
         if begin + size == len(message):
-            return begin, len(message)
-    found: tuple[int, int] | None = None
+            return [(begin, len(message))]
+    first: tuple[int, int] | None = None
+    followers: list[tuple[int, int]] = []
     for field, wire_type, value, stop in read_fields(message, 0, len(message)):
-        if field == _FRAME_FIELD and wire_type == LENGTH and found is None:
-            found = value, stop
+        if field == _FRAME_FIELD and wire_type == LENGTH and first is None:
+            first = value, stop
+        elif field == _FOLLOWER_FIELD and wire_type == LENGTH and len(followers) < MAX_FRAMES_PER_MESSAGE - 1:
+            followers.append((value, stop))
+        elif field == _FOLLOWER_FIELD:
+            raise ProtocolViolation(f"a message holds more than {MAX_FRAMES_PER_MESSAGE} frames")
         elif field == _FRAME_FIELD or field in _SIBLING_FIELDS:
             raise ProtocolViolation(f"a message holds a frame and also field {field}")
-    if found is None:
+    if first is None:
         raise ProtocolViolation("a message that should hold a frame holds none")
-    return found
+    return [first, *followers]
 
 
 def _complete(part: FramePart, boundary: Sequence[TensorSpec], accepted: AcceptedHeaders) -> None:

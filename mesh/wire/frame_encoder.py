@@ -14,15 +14,18 @@ from mesh.core.tensor import MAX_RANK
 from mesh.errors import MeshError, ProtocolViolation
 from mesh.wire.frame_format import (
     CHUNK_BYTES,
+    FOLLOWER_TAG,
     FRAME_TAG,
     MAX_CHUNKS,
     MAX_CODE_BYTES,
     MAX_ERROR_BYTES,
     MAX_FRAME_BYTES,
+    MAX_FRAMES_PER_MESSAGE,
     MAX_HOPS,
     MAX_TENSORS,
     MAX_TRACEPARENT_BYTES,
     PAYLOAD_ALIGNMENT,
+    SMALL_FRAME_BYTES,
     payload_copies,
 )
 from mesh.wire.protobuf_bytes import (
@@ -38,7 +41,33 @@ from mesh.wire.protobuf_bytes import (
 _STREAM = struct.Struct("<BQ")
 
 
-def encode_frame(frame: Frame, *, max_chunk_bytes: int = CHUNK_BYTES) -> Iterator[bytes]:
+def encode_frames(frames: Sequence[Frame]) -> Iterator[bytes]:
+    """The messages that carry `frames`, in order; small ones that follow each other share one."""
+    together: list[Frame] = []
+    for frame in frames:
+        is_small = frame.payload_bytes <= SMALL_FRAME_BYTES
+        if together and (not is_small or len(together) == MAX_FRAMES_PER_MESSAGE):
+            yield _encode_together(together)
+            together = []
+        if is_small:
+            together.append(frame)
+        else:
+            yield from encode_frame(frame)
+    if together:
+        yield _encode_together(together)
+
+
+def _encode_together(frames: Sequence[Frame]) -> bytes:
+    (first,) = encode_frame(frames[0])
+    parts = [first]
+    for frame in frames[1:]:
+        # Without padding: what a follower's payload is aligned to depends on all frames before it, and it is small.
+        (message,) = encode_frame(frame, is_padded=False)
+        parts += (FOLLOWER_TAG, message[len(FRAME_TAG) :])
+    return b"".join(parts) if len(parts) > 1 else first
+
+
+def encode_frame(frame: Frame, *, max_chunk_bytes: int = CHUNK_BYTES, is_padded: bool = True) -> Iterator[bytes]:
     """The messages that carry `frame`, in order, each made when it is asked for.
 
     `tensors` must not change before the last message is made. Raises `ProtocolViolation` at once for
@@ -50,7 +79,7 @@ def encode_frame(frame: Frame, *, max_chunk_bytes: int = CHUNK_BYTES) -> Iterato
     identity = bytes(headers)
     _append_headers(headers, frame)
     if total <= 2 * max_chunk_bytes:
-        return iter((_encode_whole(headers, [tensor.data for tensor in frame.tensors], total),))
+        return iter((_encode_whole(headers, [tensor.data for tensor in frame.tensors], total, is_padded),))
     return _encode_chunks(frame, identity, bytes(headers), total, max_chunk_bytes)
 
 
@@ -148,11 +177,11 @@ def _encode_hop(hop: Hop) -> bytearray:
     return encoded
 
 
-def _encode_whole(headers: bytearray, views: list[memoryview], total: int) -> bytes:
+def _encode_whole(headers: bytearray, views: list[memoryview], total: int, is_padded: bool) -> bytes:
     if not total:
         return b"".join((FRAME_TAG, encode_varint(len(headers)), headers))
     tail = b"\x7a" + encode_varint(total)
-    padding = _padding_field(len(headers) + len(tail), total)
+    padding = _padding_field(len(headers) + len(tail), total) if is_padded else b""
     length = len(headers) + len(padding) + len(tail) + total
     payload_copies.sent += 1
     return b"".join((FRAME_TAG, encode_varint(length), headers, padding, tail, *views))

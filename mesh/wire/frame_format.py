@@ -38,6 +38,15 @@ MAX_TRACEPARENT_BYTES = 128
 PAYLOAD_ALIGNMENT = 16
 """What allocators give a message's own bytes; no element type needs more than 8."""
 
+SMALL_FRAME_BYTES = 4 << 10
+"""Payload up to which frames share a message: copying so much costs less than the write that it saves."""
+
+MAX_FRAMES_PER_MESSAGE = 32
+"""What a write costs is shared by then; a receiver knows what one message can cost it."""
+
+FOLLOWER_TAG = b"\x3a"
+"""Field 7, length-delimited: each further frame of a message."""
+
 FRAME_TAG = b"\x1a"
 """Field 3, length-delimited: how a message that holds a frame begins."""
 

@@ -7,20 +7,22 @@ it as a whole, because chunks of different frames must not interleave.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import grpc
 
+from mesh.core.frame import Frame
 from mesh.core.messages import Message
 from mesh.core.plan import Fence
 from mesh.core.tensor import TensorSpec
 from mesh.errors import MeshError, NodeLost
-from mesh.wire.frame_codec import FrameAssembler
+from mesh.wire.frame_codec import FrameAssembler, encode_frames
 from mesh.wire.status import from_rpc_error
 
 Encode = Callable[[Message], Iterable[bytes]]
-Decode = Callable[[bytes, FrameAssembler | None], Message | None]
+Decode = Callable[[bytes, FrameAssembler | None], Sequence[Message]]
 
 CUT_OFF = "Internal error from Core"
 """What grpc.aio reports in place of the peer's status when a write meets the end of the call; the status is lost
@@ -40,12 +42,21 @@ class ClientLink:
         self._decode = decode
         self._assembler = FrameAssembler(boundary) if boundary is not None else None
         self._writing = asyncio.Lock()
+        self._received: deque[Message] = deque()
+        """Frames that came in one message."""
 
     async def send(self, message: Message) -> None:
         """Raises `NodeLost`, or the error with which the peer ended the call."""
+        await self._write(self._encode(message))
+
+    async def send_frames(self, frames: Sequence[Frame]) -> None:
+        """As `send`; small ones share messages."""
+        await self._write(encode_frames(frames))
+
+    async def _write(self, messages: Iterable[bytes]) -> None:
         try:
             async with self._writing:
-                for data in self._encode(message):
+                for data in messages:
                     await self._call.write(data)
         except grpc.aio.AioRpcError as error:
             raise self._translate(error) from None
@@ -58,7 +69,7 @@ class ClientLink:
 
     async def receive(self) -> Message | None:
         """The next message; None at an orderly end. Raises as `send` does."""
-        while True:
+        while not self._received:
             try:
                 data = await self._call.read()
             except grpc.aio.AioRpcError as error:
@@ -69,9 +80,8 @@ class ClientLink:
                 raise
             if data is grpc.aio.EOF:
                 return None
-            message = self._decode(data, self._assembler)
-            if message is not None:
-                return message
+            self._received.extend(self._decode(data, self._assembler))
+        return self._received.popleft()
 
     def cancel(self) -> None:
         self._call.cancel()
@@ -109,30 +119,37 @@ class AcceptedLink:
         self._decode = decode
         self._assembler: FrameAssembler | None = None
         self._writing = asyncio.Lock()
+        self._received: deque[Message] = deque()
+        """Frames that came in one message."""
 
     def expect(self, boundary: tuple[TensorSpec, ...], fence: Fence) -> None:
         """From now on frames are understood, and must look like this."""
         self._assembler = FrameAssembler(boundary)
 
     async def send(self, message: Message) -> None:
+        await self._write(self._encode(message))
+
+    async def send_frames(self, frames: Sequence[Frame]) -> None:
+        await self._write(encode_frames(frames))
+
+    async def _write(self, messages: Iterable[bytes]) -> None:
         try:
             async with self._writing:
-                for data in self._encode(message):
+                for data in messages:
                     await self._context.write(data)
         except (asyncio.InvalidStateError, grpc.aio.BaseError, grpc.RpcError) as error:
             raise NodeLost(f"the peer hung up: {error}") from None
 
     async def receive(self) -> Message | None:
-        while True:
+        while not self._received:
             try:
                 data = await self._context.read()
             except (asyncio.InvalidStateError, grpc.aio.BaseError, grpc.RpcError) as error:
                 raise NodeLost(f"the peer hung up: {error}") from None
             if data is grpc.aio.EOF:
                 return None
-            message = self._decode(data, self._assembler)
-            if message is not None:
-                return message
+            self._received.extend(self._decode(data, self._assembler))
+        return self._received.popleft()
 
     def cancel(self) -> None:
         """The handler's return ends the call; nothing more is needed on this side."""

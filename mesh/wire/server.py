@@ -119,8 +119,8 @@ class NodeServer:
         await _serve(context, self._handlers.serve_results(link, context.peer()))
 
 
-def _decode_results_request(data: bytes, assembler: FrameAssembler | None) -> Message:
-    return decode_results_request(data)
+def _decode_results_request(data: bytes, assembler: FrameAssembler | None) -> tuple[Message]:
+    return (decode_results_request(data),)
 
 
 async def _serve(context: Any, work: Awaitable[None]) -> None:

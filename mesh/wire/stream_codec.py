@@ -6,7 +6,7 @@ checked here; what breaks the protocol raises `ProtocolViolation`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from google.protobuf.message import DecodeError
 from google.protobuf.message import Message as ProtobufMessage
@@ -141,12 +141,16 @@ def _decode_close(message: stream_pb2.CloseStream) -> CloseStream:
     return CloseStream(message.stream, error)
 
 
-def decode_edge_request(data: bytes, assembler: FrameAssembler | None) -> Message | None:
-    """What an edge's receiver reads; None while a chunked frame is incomplete."""
+def decode_edge_request(data: bytes, assembler: FrameAssembler | None) -> Sequence[Message]:
+    """What an edge's receiver reads; nothing while a chunked frame is incomplete, small frames together."""
     if is_frame(data):
         if assembler is None:
             raise ProtocolViolation("a frame came before its edge was opened")
         return assembler.feed(data)
+    return (_decode_edge_request(data),)
+
+
+def _decode_edge_request(data: bytes) -> Message:
     envelope = stream_pb2.EdgeRequest()
     match _parse(data, envelope):
         case "open_edge":
@@ -163,8 +167,10 @@ def decode_edge_request(data: bytes, assembler: FrameAssembler | None) -> Messag
             return OpenStream(opening.stream, stream_class, opening.ordered, opening.window, opening.traceparent)
         case "close_stream":
             return _decode_close(envelope.close_stream)
-        case _:
+        case "heartbeat":
             return Heartbeat(envelope.heartbeat.loop_lag_ms)
+        case _:
+            raise ProtocolViolation("a message with a frame begins with something else")
 
 
 def decode_edge_response(data: bytes) -> Message:
@@ -204,12 +210,16 @@ def decode_results_request(data: bytes) -> Message:
             return Heartbeat(envelope.heartbeat.loop_lag_ms)
 
 
-def decode_results_response(data: bytes, assembler: FrameAssembler | None) -> Message | None:
-    """What a consumer reads; None while a chunked frame is incomplete."""
+def decode_results_response(data: bytes, assembler: FrameAssembler | None) -> Sequence[Message]:
+    """What a consumer reads; nothing while a chunked frame is incomplete, small frames together."""
     if is_frame(data):
         if assembler is None:
             raise ProtocolViolation("an answer came before its results link was opened")
         return assembler.feed(data)
+    return (_decode_results_response(data),)
+
+
+def _decode_results_response(data: bytes) -> Message:
     envelope = stream_pb2.ResultsResponse()
     match _parse(data, envelope):
         case "accepted":
@@ -218,5 +228,7 @@ def decode_results_response(data: bytes, assembler: FrameAssembler | None) -> Me
             return Draining()
         case "close_stream":
             return _decode_close(envelope.close_stream)
-        case _:
+        case "heartbeat":
             return Heartbeat(envelope.heartbeat.loop_lag_ms)
+        case _:
+            raise ProtocolViolation("a message with a frame begins with something else")

@@ -18,7 +18,7 @@ from mesh.core.tensor import DType, Tensor, pack_strings
 from mesh.engines.contract import LoadOptions
 from mesh.engines.onnx_runtime import OnnxRuntimeEngine, OnnxRuntimeSession
 from mesh.errors import LoadFailed, MissingExtra, RunFailed, TensorMismatch
-from mesh.wire.frame_codec import decode_frame, encode_frame
+from mesh.wire.frame_codec import FrameAssembler, encode_frame
 
 ENGINE = OnnxRuntimeEngine()
 
@@ -79,7 +79,7 @@ def test_a_received_frame_is_computed_on_where_it_lies(trace: str) -> None:
     session = load(unary("Neg"))
     frame = Frame(7, 300, 1, 1, (floats(np.arange(999, dtype=np.float32).tobytes()),), traceparent=trace)
     (message,) = encode_frame(frame)
-    received = decode_frame(message, session.inputs).frame
+    (received,) = FrameAssembler(session.inputs).feed(message)
     (answer,) = session.run(received.tensors)
     assert to_array(answer)[:3].tolist() == [0, -1, -2]
     assert session.input_copies == 0

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, cast
 
+from mesh.core.frame import Frame
 from mesh.core.ids import NodeId
 from mesh.core.messages import Message, OpenEdge, OpenResults
 from mesh.core.plan import Deployment, Fence
@@ -73,6 +74,10 @@ class LoopbackLink:
 
     async def send(self, message: Message) -> None:
         await self._outward.put(message)
+
+    async def send_frames(self, frames: Sequence[Frame]) -> None:
+        for frame in frames:
+            await self.send(frame)
 
     async def receive(self) -> Message | None:
         return await self._inward.get()

@@ -12,7 +12,7 @@ from mesh.core.frame import Frame, Hop, Outcome
 from mesh.core.tensor import DType, Tensor, TensorSpec, pack_strings
 from mesh.errors import BY_CODE, from_code
 from mesh.v1 import stream_pb2, tensor_pb2
-from mesh.wire.frame_codec import FrameAssembler
+from mesh.wire.frame_codec import FrameAssembler, FramePart, decode_frames
 
 UINT64_MAX = (1 << 64) - 1
 FEW = settings(max_examples=60, deadline=None)
@@ -53,6 +53,11 @@ def frames(draw: st.DrawFn) -> Frame:
     )
 
 
+def decode_frame(message: bytes, boundary: Sequence[TensorSpec]) -> FramePart:
+    (part,) = decode_frames(message, boundary)
+    return part
+
+
 def boundary_of(frame: Frame) -> tuple[TensorSpec, ...]:
     return tuple(TensorSpec(f"t{i}", tensor.dtype, tensor.shape) for i, tensor in enumerate(frame.tensors))
 
@@ -88,10 +93,9 @@ def plain(frame: Frame) -> tuple[object, ...]:
 def assemble(messages: Sequence[bytes], boundary: Sequence[TensorSpec]) -> Frame:
     assembler = FrameAssembler(boundary)
     answers = [assembler.feed(message) for message in messages]
-    assert answers[:-1] == [None] * (len(messages) - 1)
+    assert answers[:-1] == [[]] * (len(messages) - 1)
     assert assembler.pending_bytes == 0
-    frame = answers[-1]
-    assert frame is not None
+    (frame,) = answers[-1]
     return frame
 
 

@@ -11,8 +11,19 @@ from mesh.core.tensor import DType, Tensor
 from mesh.errors import EngineError, MeshError, NodeLost, Overloaded, ProtocolViolation, RunFailed, Timeout
 from mesh.v1 import stream_pb2
 from mesh.wire import frame_codec, frame_format
-from mesh.wire.frame_codec import decode_frame, encode_frame, is_frame, payload_copies
-from tests.wire.frame_material import BYTES, FEW, as_protobuf, assemble, boundary_of, frames, make_frame, plain
+from mesh.wire.frame_codec import FrameAssembler, encode_frame, encode_frames, is_frame, payload_copies
+from mesh.wire.frame_format import MAX_FRAMES_PER_MESSAGE, SMALL_FRAME_BYTES
+from tests.wire.frame_material import (
+    BYTES,
+    FEW,
+    as_protobuf,
+    assemble,
+    boundary_of,
+    decode_frame,
+    frames,
+    make_frame,
+    plain,
+)
 
 # --- against protobuf -----------------------------------------------------------------------------
 
@@ -192,3 +203,24 @@ def test_frames_that_no_peer_would_take_are_not_sent(frame: Frame) -> None:
 def test_hop_statistics_saturate() -> None:
     frame = make_frame(hops=(Hop(1, 1 << 40, -5),))
     assert assemble(list(encode_frame(frame)), BYTES).hops == (Hop(1, (1 << 32) - 1, 0),)
+
+
+@given(st.lists(frames(), min_size=2, max_size=MAX_FRAMES_PER_MESSAGE))
+@FEW
+def test_small_frames_share_a_message_that_protobuf_reads(several: list[Frame]) -> None:
+    (message,) = encode_frames(several)
+    parsed = stream_pb2.EdgeRequest.FromString(message)
+    padding = parsed.frame.padding
+    assert parsed.frame == as_protobuf(several[0], padding)
+    assert list(parsed.followers) == [as_protobuf(frame) for frame in several[1:]]
+    assert stream_pb2.ResultsResponse.FromString(message).SerializeToString() == message
+
+
+def test_frames_come_out_as_they_went_in_whatever_their_sizes() -> None:
+    sizes = [10, 20, SMALL_FRAME_BYTES, SMALL_FRAME_BYTES + 1, 5, *[1] * (2 * MAX_FRAMES_PER_MESSAGE)]
+    several = [make_frame(size, sequence=sequence) for sequence, size in enumerate(sizes)]
+    messages = list(encode_frames(several))
+    assembler = FrameAssembler(BYTES)
+    received = [assembler.feed(message) for message in messages]
+    assert [plain(frame) for group in received for frame in group] == [plain(frame) for frame in several]
+    assert [len(group) for group in received] == [3, 1, MAX_FRAMES_PER_MESSAGE, MAX_FRAMES_PER_MESSAGE, 1]

@@ -14,8 +14,9 @@ from mesh.core.tensor import DType, TensorSpec
 from mesh.errors import MeshError, ProtocolViolation, TensorMismatch
 from mesh.v1 import stream_pb2, tensor_pb2
 from mesh.wire import frame_codec
-from mesh.wire.frame_codec import FrameAssembler, decode_frame, encode_frame
-from tests.wire.frame_material import BYTES, UINT64_MAX, assemble, boundary_of, frames, make_frame, plain
+from mesh.wire.frame_codec import FrameAssembler, encode_frame, encode_frames
+from mesh.wire.frame_format import MAX_FRAMES_PER_MESSAGE
+from tests.wire.frame_material import BYTES, UINT64_MAX, assemble, boundary_of, decode_frame, frames, make_frame, plain
 
 # --- tensors that do not fit -------------------------------------------------
 
@@ -193,10 +194,10 @@ def test_mutated_messages_raise_only_mesh_errors(frame: Frame, data: st.DataObje
             mutated[place:place] = mutated[place : place + 8]
     boundary = boundary_of(frame)
     try:
-        answer = FrameAssembler(boundary).feed(bytes(mutated))
+        answers = FrameAssembler(boundary).feed(bytes(mutated))
     except MeshError:
         return
-    if answer is not None:
+    for answer in answers:
         for tensor, spec in zip(answer.tensors, boundary, strict=answer.outcome is Outcome.OK):
             spec.check(tensor.dtype, tensor.shape)
             tensor.check_bytes()
@@ -272,7 +273,54 @@ def test_more_chunks_than_the_limit_are_refused(monkeypatch: pytest.MonkeyPatch)
 def test_broken_strings_in_chunks_are_found_at_the_end() -> None:
     assembler = FrameAssembler(STRINGS)
     payload = struct.pack("<I", 90) + bytes(20)
-    assert assembler.feed(message_of(tensors=[header(1, byte_length=24)], chunk_total=24, payload=payload[:12])) is None
+    assert assembler.feed(message_of(tensors=[header(1, byte_length=24)], chunk_total=24, payload=payload[:12])) == []
     with pytest.raises(TensorMismatch, match="inside an element"):
         assembler.feed(message_of(chunk_offset=12, chunk_total=24, payload=payload[12:]))
     assert assembler.pending_bytes == 0
+
+
+# --- several frames in a message ----------------------------------------------------------------------------
+
+
+def followed_by(first: bytes, *others: bytes) -> bytes:
+    return first + b"".join(b"\x3a" + other[1:] for other in others)
+
+
+def test_more_frames_than_may_share_a_message_are_refused() -> None:
+    small = next(iter(encode_frame(make_frame(1))))
+    assert len(FrameAssembler(BYTES).feed(followed_by(*[small] * MAX_FRAMES_PER_MESSAGE))) == MAX_FRAMES_PER_MESSAGE
+    with pytest.raises(ProtocolViolation, match="more than 32 frames"):
+        FrameAssembler(BYTES).feed(followed_by(*[small] * (MAX_FRAMES_PER_MESSAGE + 1)))
+
+
+def test_a_follower_without_a_first_frame_is_refused() -> None:
+    small = next(iter(encode_frame(make_frame(1))))
+    with pytest.raises(TensorMismatch, match="missing: x"):
+        FrameAssembler(BYTES).feed(b"\x1a" + b"\x00" + b"\x3a" + small[1:])
+    with pytest.raises(ProtocolViolation, match="also field 4"):
+        FrameAssembler(BYTES).feed(followed_by(small, small) + b"\x22\x00")
+
+
+def test_chunks_share_no_message() -> None:
+    small = next(iter(encode_frame(make_frame(1))))
+    for message in (followed_by(small, chunks()[0]), followed_by(chunks()[0], small), followed_by(*chunks())):
+        assembler = FrameAssembler(BYTES)
+        with pytest.raises(ProtocolViolation, match="shares its message"):
+            assembler.feed(message)
+        assert assembler.pending_bytes == 0
+
+
+def test_one_bad_follower_spoils_the_message() -> None:
+    small = next(iter(encode_frame(make_frame(1))))
+    bad = message_of(tensors=[header(1, byte_length=2)], payload=bytes(2))
+    with pytest.raises(TensorMismatch):
+        FrameAssembler(BYTES).feed(followed_by(small, bad))
+
+
+@given(st.integers(0, 400), st.binary(max_size=3))
+@settings(max_examples=80, deadline=None)
+def test_cut_or_mutated_batches_raise_only_mesh_errors(at: int, junk: bytes) -> None:
+    (message,) = encode_frames([make_frame(40, sequence=sequence) for sequence in range(5)])
+    for mutated in (message[:at], message[:at] + junk + message[at + len(junk) :]):
+        with contextlib.suppress(MeshError):
+            FrameAssembler(BYTES).feed(mutated)
