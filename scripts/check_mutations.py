@@ -126,7 +126,7 @@ BUGS = (
     ),
     bug(
         "no-silence/client",
-        "mesh/runtime/stream_path.py",
+        "mesh/runtime/results_link.py",
         "if self._liveness.is_lost(self._now()):",
         "if False:",
         CLIENT_TESTS,

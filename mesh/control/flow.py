@@ -59,8 +59,10 @@ class SendWindow:
 class ReceiveWindow:
     """Byte credits as the receiver of an edge sees them; returns them in batches."""
 
-    def __init__(self, limit_bytes: int) -> None:
+    def __init__(self, limit_bytes: int, is_prompt: bool = False) -> None:
+        """`is_prompt` returns the credit of every frame at once, for senders that learn from it."""
         self.limit_bytes = limit_bytes
+        self._is_prompt = is_prompt
         self.held_bytes = 0
         """Received and not yet consumed."""
         self._owed_bytes = 0
@@ -79,7 +81,7 @@ class ReceiveWindow:
             raise ProtocolViolation(f"{size_bytes} bytes consumed of {self.held_bytes} held")
         self.held_bytes -= size_bytes
         self._owed_bytes += size_bytes
-        if self._owed_bytes * CREDIT_SHARE >= self.limit_bytes:
+        if self._is_prompt or self._owed_bytes * CREDIT_SHARE >= self.limit_bytes:
             credit, self._owed_bytes = self._owed_bytes, 0
             return credit
         return 0

@@ -32,7 +32,6 @@ from mesh.errors import (
     ModelInvalid,
     NodeLost,
     NoNodes,
-    Refused,
     StorageError,
     Timeout,
     UsageError,
@@ -242,7 +241,11 @@ async def activate(
         addresses={device: by_id[device].view.address for device in devices},
         standbys=standbys,
     )
-    stages = [(by_id[stage.devices[0]], sha256) for stage, sha256 in zip(plan.stages, _contents(plan), strict=True)]
+    stages = [
+        (by_id[device], sha256)
+        for stage, sha256 in zip(plan.stages, _contents(plan), strict=True)
+        for device in stage.devices
+    ]
     try:
         progress("sending segments")
         await together(_send(node, sha256, parts[sha256]) for node, sha256 in stages)
@@ -311,8 +314,6 @@ def _cut(planned: Planned) -> tuple[Plan, dict[Sha256, bytes]]:
     parts: dict[Sha256, bytes] = {}
     stages = []
     for stage in planned.plan.stages:
-        if len(stage.devices) != 1:
-            raise Refused("a stage on several devices cannot be carried out yet", hint="give one device per stage")
         data = extract(planned.model, planned.graph, stage.segment)
         sha256 = Sha256(hashlib.sha256(data).hexdigest())
         parts[sha256] = data

@@ -17,14 +17,15 @@ from mesh.control import deployments as machine
 from mesh.control.deployments import Deployments, DeploymentState, Key
 from mesh.control.timing import ABANDONED_TIMEOUT_S, ACTIVATION_TIMEOUT_S, LOAD_TIMEOUT_S
 from mesh.core.ids import NodeId, Sha256
-from mesh.core.messages import OpenEdge
 from mesh.core.plan import Deployment, Fence
 from mesh.core.report import DeploymentReport, Happening, StageReport
 from mesh.engines.contract import LoadOptions
 from mesh.errors import LoadFailed, MeshError, Refused, Timeout
-from mesh.runtime.edge_sender import EdgeSender, Link
+from mesh.runtime.edge_sender import Link
 from mesh.runtime.engine_pool import EngineLease, EnginePool
+from mesh.runtime.replicated_edge import make_edge
 from mesh.runtime.stage import Stage
+from mesh.runtime.stage_ports import Downstream
 from mesh.runtime.supervise import Supervisor, carry_through
 from mesh.storage.content import ContentStore
 from mesh.storage.deployments import DeploymentStore
@@ -325,18 +326,10 @@ class DeploymentDriver:
         event = machine.EngineGaveUp(key, reason)
         self._tasks.spawn(self._report_outcome(key, event), f"give up the engine of {key}")
 
-    def _edge_from(self, deployment: Deployment, index: int) -> EdgeSender | None:
+    def _edge_from(self, deployment: Deployment, index: int) -> Downstream | None:
         if index + 1 == len(deployment.plan.stages):
             return None
-        target = deployment.plan.stages[index + 1].devices[0]
-        address = deployment.addresses[target]
-        return EdgeSender(
-            lambda: self._dial(address),
-            OpenEdge(deployment.name, deployment.fence, index + 1),
-            f"node {target[:8]} at {address}",
-            self._tasks.spawn,
-            address=address,
-        )
+        return make_edge(deployment, index + 1, self._dial, self._tasks.spawn)
 
     async def _report_outcome(self, key: Key, event: machine.Event) -> None:
         await self.apply(event)

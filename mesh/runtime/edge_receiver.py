@@ -184,8 +184,8 @@ def _name_sender(stage: Stage) -> str:
     if stage.index == 0:
         return "the client"
     deployment = stage.deployment
-    device = deployment.plan.stages[stage.index - 1].devices[0]
-    return f"node {device[:8]} at {deployment.addresses[device]}"
+    devices = deployment.plan.stages[stage.index - 1].devices
+    return " or ".join(f"node {device[:8]} at {deployment.addresses[device]}" for device in devices)
 
 
 class EdgeReceiver:
@@ -224,6 +224,8 @@ class EdgeReceiver:
             raise ProtocolViolation(f"an edge began with {type(first).__name__}")
         stage = self._find_stage(first)
         self._link.expect(stage.deployment.boundaries[stage.index], stage.deployment.fence)
+        is_replica = len(stage.deployment.plan.stages[stage.index].devices) > 1
+        self._window = ReceiveWindow(EDGE_CREDIT_BYTES, is_prompt=is_replica)
         self._outgoing.put(EdgeAccepted(EDGE_CREDIT_BYTES))
         self._peer = _name_sender(stage)
         reason: MeshError = NodeLost(f"{self._peer}, which sent this stream, closed the connection")

@@ -61,12 +61,20 @@ class _Connection:
     is_lost: bool = False
 
 
-def _ignore_closed(stream: int, error: MeshError | None) -> None:
+def ignore_closed(stream: int, error: MeshError | None) -> None:
     """Stands in until the owner has registered."""
 
 
-def _ignore_draining() -> None:
+def ignore_draining() -> None:
     """Stands in until the owner has registered."""
+
+
+def _ignore_credit(size_bytes: int) -> None:
+    """Stands in where nobody counts."""
+
+
+def _ignore_loss() -> None:
+    """Stands in where nobody counts."""
 
 
 class EdgeSender:
@@ -89,8 +97,12 @@ class EdgeSender:
         self._now = now
         self._connection: _Connection | None = None
         self._connecting = asyncio.Lock()
-        self.on_stream_closed: Callable[[int, MeshError | None], None] = _ignore_closed
-        self.on_draining: Callable[[], None] = _ignore_draining
+        self.on_stream_closed: Callable[[int, MeshError | None], None] = ignore_closed
+        self.on_draining: Callable[[], None] = ignore_draining
+        self.on_credited: Callable[[int], None] = _ignore_credit
+        """Told of the bytes that the peer is done with."""
+        self.on_lost: Callable[[], None] = _ignore_loss
+        """Told of a lost connection, before the streams on it are closed."""
 
     async def connect(self) -> None:
         """Make sure that the edge is there; raises `NodeLost`, or what the peer said against it."""
@@ -152,10 +164,10 @@ class EdgeSender:
             if accepted.done() and not accepted.cancelled():
                 accepted.exception()  # seen, even where the write failed first
 
-    async def send(self, frame: Frame) -> None:
+    async def send(self, frame: Frame) -> bool:
         """Send one frame of an open stream, waiting for credit.
 
-        Returns without sending if the stream was closed meanwhile: `on_stream_closed` has told of it.
+        False without sending if the stream was closed meanwhile: `on_stream_closed` has told of it.
         """
         connection = self._connection
         size_bytes = frame.payload_bytes
@@ -164,9 +176,10 @@ class EdgeSender:
                 if size_bytes:
                     connection.window.sent(size_bytes)
                 await self._write(connection, frame, loses_quietly=True)
-                return
+                return True
             connection.credited.clear()
             await connection.credited.wait()
+        return False
 
     def close_stream(self, stream: int, error: MeshError | None) -> None:
         """End a stream from this side."""
@@ -210,6 +223,7 @@ class EdgeSender:
             case Credit(size_bytes):
                 connection.window.credited(size_bytes)
                 connection.credited.set()
+                self.on_credited(size_bytes)
             case StreamAccepted(stream):
                 waiting = connection.opening.get(stream)
                 if waiting is not None and not waiting.done():
@@ -256,6 +270,7 @@ class EdgeSender:
             self._connection = None
         connection.link.cancel()
         connection.credited.set()
+        self.on_lost()
         streams, connection.streams = connection.streams, set()
         for stream in streams:
             waiting = connection.opening.get(stream)

@@ -3,8 +3,9 @@
     FrameSource ──offer──► Stage 0 ──► ... ──► tail ──results link──► FrameSource
 
 The frames are made once and sent again and again, into the stage and without gRPC; their answers come
-over an ordinary results link from the tail, or straight from the stage where this node is the tail too.
-An answer makes room for the next frame. `NodeService` makes one source per request and counts them.
+over an ordinary results link from each device of the tail, or straight from the stage where this node is the
+tail too. An answer makes room for the next frame. Where the head is on several devices, each has a source of its
+own. `NodeService` makes one source per request and counts them.
 """
 
 from __future__ import annotations
@@ -89,7 +90,7 @@ class FrameSource:
         self._meter = Meter(0.0, 0.0)
         self._over = asyncio.Event()
         self._error: MeshError | None = None
-        self._link: Link | None = None
+        self._links: list[Link] = []
 
     # Upstream and sink, as stages see it ----------------------------------------------------------
 
@@ -125,8 +126,8 @@ class FrameSource:
                 self._stage.close_stream(self._stream, self, None)
                 if self._is_tail:
                     self._stage.detach_sink(self._stream, None)
-                if self._link is not None:
-                    self._link.cancel()
+                for link in self._links:
+                    link.cancel()
                 for work in works:
                     work.cancel()
         if self._error is not None:
@@ -142,14 +143,15 @@ class FrameSource:
         if self._is_tail:
             self._stage.attach_sink(self._stream, self)
         else:
-            tail = self._deployment.tail
-            address = self._deployment.addresses[tail]
-            peer = f"node {tail[:8]} at {address}"
-            link = self._link = self._client(address).open_results(self._deployment.outputs)
-            await self._open_results(link, peer)
-            liveness = Liveness(self._now())
-            works.append(group.create_task(self._read(link, peer, liveness)))
-            works.append(group.create_task(self._beat(link, peer, liveness)))
+            for tail in self._deployment.plan.stages[-1].devices:
+                address = self._deployment.addresses[tail]
+                peer = f"node {tail[:8]} at {address}"
+                link = self._client(address).open_results(self._deployment.outputs)
+                self._links.append(link)
+                await self._open_results(link, peer)
+                liveness = Liveness(self._now())
+                works.append(group.create_task(self._read(link, peer, liveness)))
+                works.append(group.create_task(self._beat(link, peer, liveness)))
         await self._stage.open_stream(
             OpenStream(self._stream, StreamClass.LOSSLESS, False, self._window.size, traceparent=""), self
         )
@@ -234,7 +236,7 @@ class FrameSource:
     # Results link ---------------------------------------------------------------------------------
 
     async def _read(self, link: Link, peer: str, liveness: Liveness) -> None:
-        taken = 0
+        taken, acknowledged = 0, -1
         try:
             while (message := await link.receive()) is not None:
                 liveness.heard(self._now())
@@ -242,8 +244,10 @@ class FrameSource:
                     case Frame():
                         self._take(message)
                         taken += 1
-                        if taken % self._window.size == 0:
-                            await link.send(Acknowledge(message.sequence))
+                        taken_through = next(iter(self._sent_at), self._next_sequence) - 1
+                        if taken % self._window.size == 0 and taken_through > acknowledged:
+                            acknowledged = taken_through
+                            await link.send(Acknowledge(taken_through))
                     case CloseStream(_, error):
                         self._fail(error or NodeLost(f"{peer} ended the stream"))
                         return

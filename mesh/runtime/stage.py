@@ -8,6 +8,10 @@ Slots leave in the order in which frames were taken; frames that need no computi
 another stage decided, a spent budget) keep their place in that order. Bytes are bounded by the edges'
 credits, frames without bytes by the window of their stream: one that passes it is closed, alone.
 
+The frames of one stream come over one edge from each replica of the stage before. The stream ends when all of them
+say so, or at once where one of them is lost. A stage that is itself replicated returns credits when a frame is
+computed instead of when it is taken: they tell its senders how fast it is.
+
 The node's runtime makes a stage, spawns `run`, and owns it; everything here happens on its event loop.
 """
 
@@ -17,7 +21,6 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from mesh.control.flow import Inbox
 from mesh.control.timing import DRAIN_TIMEOUT_S
@@ -25,9 +28,9 @@ from mesh.core.frame import Frame, Hop, Outcome, StreamClass
 from mesh.core.messages import OpenStream
 from mesh.core.plan import Deployment
 from mesh.errors import DeploymentNotFound, MeshError, Overloaded, ProtocolViolation, Refused, Timeout
-from mesh.runtime.edge_sender import EdgeSender
 from mesh.runtime.engine_pool import Completion, EngineLease
-from mesh.runtime.stage_ports import Sink, Upstream
+from mesh.runtime.stage_items import Item, OpenedStream, Slot, StageStatistics, is_superseded, tell_closed
+from mesh.runtime.stage_ports import Downstream, Sink, Upstream
 from mesh.runtime.stage_wiring import wire_tensors
 
 ENGINE_DEPTH = 2
@@ -52,49 +55,6 @@ EWMA_WEIGHT = 0.1
 """Of the newest compute time in the running mean: the last ten or so frames count."""
 
 
-@dataclass(slots=True)
-class Item:
-    frame: Frame
-    upstream: Upstream
-    is_live: bool
-    received_at: float
-    deadline_at: float | None
-    size_bytes: int
-
-
-@dataclass(slots=True)
-class Slot:
-    item: Item
-    result: Frame | None = None
-
-    def decide(self, result: Frame) -> None:
-        self.result = result
-        self.item.frame = result  # what entered is freed now: its credit has been given back
-
-
-@dataclass(slots=True)
-class OpenedStream:
-    info: OpenStream
-    upstream: Upstream
-    held: int = 0
-    """Frames in the inbox and the slots."""
-
-
-@dataclass(slots=True)
-class StageStatistics:
-    frames: int = 0
-    compute_seconds: float = 0.0
-    """Exponentially weighted mean."""
-    dropped: int = 0
-    failed: int = 0
-    discarded: int = 0
-    """Frames whose stream was closed while they were under way."""
-
-
-def _is_superseded(old: Item, new: Item) -> bool:
-    return old.is_live and old.frame.stream == new.frame.stream and old.frame.outcome is Outcome.OK
-
-
 class Stage:
     """See the module. `downstream` is None at the tail."""
 
@@ -103,7 +63,7 @@ class Stage:
         deployment: Deployment,
         index: int,
         engine: EngineLease,
-        downstream: EdgeSender | None,
+        downstream: Downstream | None,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
         self.deployment = deployment
@@ -115,7 +75,7 @@ class Stage:
         self._now = now
         self._streams: dict[int, OpenedStream] = {}
         self._sinks: dict[int, Sink] = {}
-        self._inbox: Inbox[Item] = Inbox(MAX_QUEUED_FRAMES, _is_superseded)
+        self._inbox: Inbox[Item] = Inbox(MAX_QUEUED_FRAMES, is_superseded)
         self._slots: deque[Slot] = deque()
         self._submitted = 0
         self._wake = asyncio.Event()
@@ -125,6 +85,8 @@ class Stage:
         self._idle.set()
         self._feeds, self._leaving = wire_tensors(deployment, index, engine)
         self._engine = engine
+        self._may_open = len(deployment.plan.stages[index - 1].devices) if index else 1
+        self._is_replicated = len(deployment.plan.stages[index].devices) > 1
         if downstream is not None:
             downstream.on_stream_closed = self._downstream_closed
             downstream.on_draining = self._tell_draining
@@ -140,8 +102,10 @@ class Stage:
             raise Refused(
                 f"deployment {self.deployment.name!r} takes no new streams", hint="it is being replaced or removed"
             )
-        if info.stream in self._streams:
-            raise ProtocolViolation(f"stream {info.stream:x} is open already")
+        known = self._streams.get(info.stream)
+        if known is not None:
+            await self._join_stream(known, info, upstream)
+            return
         if len(self._streams) >= MAX_STREAMS:
             raise Overloaded(f"{MAX_STREAMS} streams are open on deployment {self.deployment.name!r}, its limit")
         if sum(opened.info.window for opened in self._streams.values()) + info.window > MAX_QUEUED_FRAMES:
@@ -150,18 +114,42 @@ class Stage:
             raise ProtocolViolation(
                 f"stream {info.stream:x} has no consumer", hint="open its results at the tail first"
             )
-        opened = self._streams[info.stream] = OpenedStream(info, upstream)
+        opened = OpenedStream(info, [upstream], asyncio.get_running_loop().create_future())
+        self._streams[info.stream] = opened
         self._idle.clear()
-        if self._downstream is not None:
-            try:
-                await self._downstream.open_stream(info)
-            except BaseException:
-                if self._streams.get(info.stream) is opened:
-                    self._forget(info.stream)
-                raise
-            if self._streams.get(info.stream) is not opened:
-                self._downstream.close_stream(info.stream, None)
-                raise Refused(f"stream {info.stream:x} was closed while it was being opened")
+        try:
+            if self._downstream is not None:
+                await self._open_downstream(opened, self._downstream)
+        except BaseException as error:
+            refusal = error if isinstance(error, MeshError) else Refused(f"stream {info.stream:x} was given up")
+            opened.whole.set_exception(refusal)
+            opened.whole.exception()  # seen, where nobody else opens it
+            raise
+        opened.whole.set_result(None)
+
+    async def _open_downstream(self, opened: OpenedStream, downstream: Downstream) -> None:
+        stream = opened.info.stream
+        try:
+            await downstream.open_stream(opened.info)
+        except BaseException:
+            if self._streams.get(stream) is opened:
+                self._forget(stream)
+            raise
+        if self._streams.get(stream) is not opened:
+            downstream.close_stream(stream, None)
+            raise Refused(f"stream {stream:x} was closed while it was being opened")
+
+    async def _join_stream(self, opened: OpenedStream, info: OpenStream, upstream: Upstream) -> None:
+        """Another replica of the stage before this one opens a stream that is open, or being opened, already."""
+        if opened.is_known(upstream) or len(opened.upstreams) + len(opened.ended) >= self._may_open:
+            raise ProtocolViolation(f"stream {info.stream:x} is open already")
+        if info != opened.info:
+            raise ProtocolViolation(f"stream {info.stream:x} is opened as two different streams")
+        opened.upstreams.append(upstream)
+        await asyncio.wait({opened.whole})  # which is not this one's to cancel
+        opened.whole.result()
+        if self._streams.get(info.stream) is not opened:
+            raise Refused(f"stream {info.stream:x} was closed while it was being opened")
 
     def attach_sink(self, stream: int, sink: Sink) -> None:
         if self._downstream is not None:
@@ -181,13 +169,24 @@ class Stage:
         self._sinks.pop(stream, None)
         opened = self._forget(stream)
         if opened is not None:
-            opened.upstream.close_stream(stream, error)
+            tell_closed(opened.upstreams, stream, error)
 
     def close_stream(self, stream: int, upstream: Upstream, error: MeshError | None) -> None:
-        """The sender ends a stream; stages after this one and the consumer are told."""
+        """The sender ends a stream; stages after this one and the consumer are told once all its senders have ended it.
+
+        With an `error` it ends at once, and the other senders are told too.
+        """
         opened = self._streams.get(stream)
-        if opened is None or opened.upstream is not upstream:
+        if opened is None or not opened.may_end(upstream):
             return  # both ends may close at the same time
+        opened.leave(upstream)
+        if opened.upstreams and error is None:
+            opened.ended.append(upstream)
+            return
+        self._end_stream(stream, error)
+        tell_closed(opened.upstreams, stream, error)
+
+    def _end_stream(self, stream: int, error: MeshError | None) -> None:
         self._forget(stream)
         if self._downstream is not None:
             self._downstream.close_stream(stream, error)
@@ -197,16 +196,16 @@ class Stage:
 
     def _break_stream(self, stream: int, opened: OpenedStream, error: MeshError) -> None:
         """End a stream from here, towards both of its ends."""
-        self.close_stream(stream, opened.upstream, error)
-        opened.upstream.close_stream(stream, error)
+        self._end_stream(stream, error)
+        tell_closed(opened.upstreams, stream, error)
 
     def streams_of(self, upstream: Upstream) -> tuple[int, ...]:
-        return tuple(stream for stream, opened in self._streams.items() if opened.upstream is upstream)
+        return tuple(stream for stream, opened in self._streams.items() if opened.may_end(upstream))
 
     def _downstream_closed(self, stream: int, error: MeshError | None) -> None:
         opened = self._forget(stream)
         if opened is not None:
-            opened.upstream.close_stream(stream, error)
+            tell_closed(opened.upstreams, stream, error)
 
     def _forget(self, stream: int) -> OpenedStream | None:
         opened = self._streams.pop(stream, None)
@@ -228,7 +227,7 @@ class Stage:
             upstream.consumed(size_bytes)
             self.statistics.discarded += 1
             return
-        if opened.upstream is not upstream:
+        if upstream is not opened.upstreams[0] and not opened.is_known(upstream):
             raise ProtocolViolation(f"a frame of stream {frame.stream:x} came over another edge than its opening")
         if opened.held >= opened.info.window:
             # Not the edge's fault: another node's edge carries other streams as well.
@@ -265,6 +264,7 @@ class Stage:
                 break
             slot = Slot(item)
             self._slots.append(slot)
+            is_returned = True
             if item.frame.outcome is not Outcome.OK:
                 slot.decide(self._without_tensors(item, item.frame.outcome, item.frame.error))
             elif item.deadline_at is not None and self._now() >= item.deadline_at:
@@ -274,8 +274,10 @@ class Stage:
                 self._submitted += 1
                 feeds = [item.frame.tensors[position] for position in self._feeds]
                 end_at = None if item.deadline_at is None else time.monotonic() + item.deadline_at - self._now()
+                is_returned = not self._is_replicated
                 self._engine.submit(slot, feeds, self._on_complete, end_at)
-            item.upstream.consumed(item.size_bytes)
+            if is_returned:
+                item.upstream.consumed(item.size_bytes)
         if self._slots and self._slots[0].result is not None:
             self._wake.set()
 
@@ -303,6 +305,8 @@ class Stage:
         self._submitted -= 1
         slot: Slot = completion.token
         item = slot.item
+        if self._is_replicated:
+            item.upstream.consumed(item.size_bytes)
         statistics = self.statistics
         queue_us = max(0, int((completion.started_at - item.received_at) * 1e6))
         hop = Hop(self.index, queue_us, int(completion.compute_seconds * 1e6))
@@ -381,7 +385,8 @@ class Stage:
 
     def _tell_draining(self) -> None:
         """Clients hear of it at whichever end is nearer, wherever in the plan it is that drains."""
-        for upstream in {id(opened.upstream): opened.upstream for opened in self._streams.values()}.values():
+        upstreams = [upstream for opened in self._streams.values() for upstream in opened.upstreams]
+        for upstream in {id(upstream): upstream for upstream in upstreams}.values():
             upstream.tell_draining()
         for sink in self._sinks.values():
             sink.tell_draining()

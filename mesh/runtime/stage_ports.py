@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 from mesh.core.frame import Frame
+from mesh.core.messages import OpenStream
 from mesh.errors import MeshError
 
 
@@ -26,3 +28,18 @@ class Sink(Protocol):
     def tell_draining(self) -> None: ...
 
     def close(self, error: MeshError | None) -> None: ...
+
+
+class Downstream(Protocol):
+    """The way to the stage after this one, on however many devices that is."""
+
+    on_stream_closed: Callable[[int, MeshError | None], None]
+    on_draining: Callable[[], None]
+
+    async def open_stream(self, info: OpenStream) -> None: ...
+
+    async def send(self, frame: Frame) -> object: ...
+
+    def close_stream(self, stream: int, error: MeshError | None) -> None: ...
+
+    async def close(self) -> None: ...

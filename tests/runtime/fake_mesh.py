@@ -101,11 +101,13 @@ class FakeMesh:
     async def put(self, deployment: Deployment, models: Sequence[Loadable]) -> None:
         """Content, prepare and activate, from the tail to the head."""
         for model, stage in reversed(list(zip(models, deployment.plan.stages, strict=True))):
-            client = self.client(deployment.addresses[stage.devices[0]])
-            await client.put_content(digest_of(model), model.to_bytes())
-            await client.prepare(deployment)
+            for device in stage.devices:
+                client = self.client(deployment.addresses[device])
+                await client.put_content(digest_of(model), model.to_bytes())
+                await client.prepare(deployment)
         for stage in reversed(deployment.plan.stages):
-            await self.client(deployment.addresses[stage.devices[0]]).activate(key_of(deployment))
+            for device in stage.devices:
+                await self.client(deployment.addresses[device]).activate(key_of(deployment))
 
     async def deploy(
         self,

@@ -38,7 +38,7 @@ from mesh.errors import (
     Timeout,
     UsageError,
 )
-from mesh.runtime import edge_receiver, edge_sender, stream_path
+from mesh.runtime import edge_receiver, edge_sender, results_link
 from mesh.wire.frame_codec import CHUNK_BYTES, encode_frame
 from mesh.wire.links import ClientLink
 from tests.runtime.fake_mesh import open_mesh
@@ -327,7 +327,7 @@ async def test_a_connection_that_says_nothing_is_closed(peer: Peer, monkeypatch:
 
 @pytest.fixture
 def quick_beats(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (timing, edge_receiver, edge_sender, stream_path):
+    for module in (timing, edge_receiver, edge_sender, results_link):
         monkeypatch.setattr(module, "HEARTBEAT_INTERVAL_S", 0.02)
     monkeypatch.setattr(timing, "SILENCE_LIMIT_S", 0.15)
 

@@ -29,7 +29,7 @@ from mesh.errors import (
     TensorMismatch,
     Timeout,
 )
-from mesh.runtime import edge_sender, stream_path
+from mesh.runtime import edge_sender, results_link
 from mesh.runtime.frame_stream import Answer, FrameStream, StreamOptions
 from mesh.runtime.supervise import Supervisor
 from tests.runtime import played_server
@@ -293,7 +293,7 @@ async def test_an_abandoned_stream_ends_with_the_error_of_its_source(played: Pla
 
 @pytest.mark.parametrize("silent", ["head", "tail"])
 async def test_a_silent_node_is_a_lost_node(played: Played, monkeypatch: pytest.MonkeyPatch, silent: str) -> None:
-    for module in (edge_sender, stream_path):
+    for module in (edge_sender, results_link):
         monkeypatch.setattr(module, "HEARTBEAT_INTERVAL_S", 0.02)
     monkeypatch.setattr("mesh.control.timing.HEARTBEAT_INTERVAL_S", 0.02)
     monkeypatch.setattr("mesh.control.timing.SILENCE_LIMIT_S", 0.1)

@@ -1,0 +1,76 @@
+"""What a stage keeps: a frame on its way through it, the streams that are open on it, and what it has counted."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from mesh.core.frame import Frame, Outcome
+from mesh.core.messages import OpenStream
+from mesh.errors import MeshError
+from mesh.runtime.stage_ports import Upstream
+
+
+@dataclass(slots=True)
+class Item:
+    frame: Frame
+    upstream: Upstream
+    is_live: bool
+    received_at: float
+    deadline_at: float | None
+    size_bytes: int
+
+
+@dataclass(slots=True)
+class Slot:
+    item: Item
+    result: Frame | None = None
+
+    def decide(self, result: Frame) -> None:
+        self.result = result
+        self.item.frame = result  # what entered is freed now: its credit has been given back
+
+
+@dataclass(slots=True)
+class OpenedStream:
+    info: OpenStream
+    upstreams: list[Upstream]
+    """Over each of these its frames may come: one per replica of the stage before this one."""
+    whole: asyncio.Future[None]
+    """Done when every stage after this one has accepted the stream."""
+    ended: list[Upstream] = field(default_factory=list)
+    """Those that have nothing more to send, in an orderly way."""
+    held: int = 0
+    """Frames in the inbox and the slots."""
+
+    def may_end(self, upstream: Upstream) -> bool:
+        """Whether `upstream` opened it and has not ended it."""
+        return any(each is upstream for each in self.upstreams)
+
+    def is_known(self, upstream: Upstream) -> bool:
+        """Whether frames may come over `upstream`; some may still be on their way when it has ended the stream."""
+        return self.may_end(upstream) or any(each is upstream for each in self.ended)
+
+    def leave(self, upstream: Upstream) -> None:
+        self.upstreams = [each for each in self.upstreams if each is not upstream]
+
+
+@dataclass(slots=True)
+class StageStatistics:
+    frames: int = 0
+    compute_seconds: float = 0.0
+    """Exponentially weighted mean."""
+    dropped: int = 0
+    failed: int = 0
+    discarded: int = 0
+    """Frames whose stream was closed while they were under way."""
+
+
+def tell_closed(upstreams: Sequence[Upstream], stream: int, error: MeshError | None) -> None:
+    for upstream in upstreams:
+        upstream.close_stream(stream, error)
+
+
+def is_superseded(old: Item, new: Item) -> bool:
+    return old.is_live and old.frame.stream == new.frame.stream and old.frame.outcome is Outcome.OK
