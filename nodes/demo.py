@@ -82,9 +82,9 @@ async def _use(mesh: Mesh, nodes: list[LocalNode], schedule: RateSchedule | None
     )
     names = {node.node_id: node.name for node in nodes}
     for index, stage in enumerate(deployment.plan.stages):
-        segment = stage.segment
+        segment, where = stage.segment, "|".join(names[device] for device in stage.devices)
         say(
-            f"  stage {index} on {names[stage.devices[0]]}: operator groups {segment.start} to {segment.end}, "
+            f"  stage {index} on {where}: operator groups {segment.start} to {segment.end}, "
             f"{segment.weight_bytes / 1024:.0f} KiB of weights"
         )
     model = await mesh.model(DEPLOYMENT)
@@ -180,7 +180,7 @@ def _make_table(model: Model, names: Mapping[NodeId, str], tally: Tally, correct
     from rich.table import Table
 
     answered = sum(tally.outcomes.values())
-    way = " → ".join(names[stage.devices[0]] for stage in model.deployment.plan.stages)
+    way = " → ".join("|".join(names[device] for device in stage.devices) for stage in model.deployment.plan.stages)
     table = Table(title=f"sensor → {way} → answers")
     for header in ("images", "right", "per second", "latency p50", "latency p99"):
         table.add_column(header, justify="right")

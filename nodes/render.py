@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from mesh.core.ids import NodeId
-from mesh.core.report import DeploymentReport, NodeView
+from mesh.core.report import DeploymentReport, NodeView, StageReport
 
 if TYPE_CHECKING:
     from mesh.core.plan import Plan
@@ -88,7 +88,7 @@ def plan_table(plan: Plan, names: Mapping[NodeId, str]) -> str:
 
 
 def deployment_document(report: DeploymentReport, plan: dict[str, Any]) -> dict[str, Any]:
-    """`throughput_per_s` of the deployment is that of its last stage."""
+    """`throughput_per_s` of the deployment is that of its last stage; a stage has an entry for each of its devices."""
     return {
         "name": report.deployment.name,
         "state": report.state,
@@ -96,10 +96,11 @@ def deployment_document(report: DeploymentReport, plan: dict[str, Any]) -> dict[
         "generation": report.deployment.fence.generation,
         "term": report.deployment.fence.term,
         "plan": plan,
-        "throughput_per_s": report.stages[-1].throughput_per_s if report.stages else 0.0,
+        "throughput_per_s": sum(stage.throughput_per_s for stage in _last_stage(report)),
         "stages": [
             {
                 "stage": stage.stage,
+                "device": stage.device,
                 "frames": stage.frames,
                 "compute_ms": stage.compute_seconds * 1e3,
                 "throughput_per_s": stage.throughput_per_s,
@@ -112,6 +113,11 @@ def deployment_document(report: DeploymentReport, plan: dict[str, Any]) -> dict[
     }
 
 
+def _last_stage(report: DeploymentReport) -> list[StageReport]:
+    """What the devices of the tail tell."""
+    return [stage for stage in report.stages if stage.stage == report.stages[-1].stage]
+
+
 def status_table(reports: Sequence[DeploymentReport]) -> str:
     header = ("NAME", "STATE", "GENERATION", "STAGES", "FRAMES", "FRAMES/S", "NODES")
     rows = [
@@ -120,9 +126,9 @@ def status_table(reports: Sequence[DeploymentReport]) -> str:
             report.state,
             str(report.deployment.fence),
             str(len(report.deployment.plan.stages)),
-            str(report.stages[-1].frames if report.stages else 0),
-            f"{report.stages[-1].throughput_per_s if report.stages else 0:.1f}",
-            ", ".join(device[:8] for device in report.deployment.plan.devices),
+            str(sum(stage.frames for stage in _last_stage(report))),
+            f"{sum(stage.throughput_per_s for stage in _last_stage(report)):.1f}",
+            ", ".join("|".join(device[:8] for device in stage.devices) for stage in report.deployment.plan.stages),
         )
         for report in reports
     ]

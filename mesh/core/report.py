@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from mesh.core.fleet import Capabilities
+from mesh.core.ids import NodeId
 from mesh.core.plan import Deployment
 
 
@@ -17,6 +18,8 @@ class StageReport:
     throughput_per_s: float
     dropped: int
     failed: int
+    device: NodeId | None = None
+    """Which of the stage's devices tells this; None where it was not told."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -99,7 +99,7 @@ class DeploymentDriver:
         ]
 
     def _report(self, key: Key, record: machine.Record) -> DeploymentReport:
-        stages = tuple(_report_stage(stage) for stage in self.stages(key))
+        stages = tuple(_report_stage(stage, self._node) for stage in self.stages(key))
         happenings = tuple(self._happenings.get(key.name, ()))
         return DeploymentReport(
             record.deployment, record.state.value, record.reason, stages, happenings, record.is_kept
@@ -356,7 +356,7 @@ async def _close_all(stages: Mapping[int, Stage]) -> None:
         await stage.close()
 
 
-def _report_stage(stage: Stage) -> StageReport:
+def _report_stage(stage: Stage, node: NodeId) -> StageReport:
     counted = stage.statistics
     return StageReport(
         stage.index,
@@ -365,4 +365,5 @@ def _report_stage(stage: Stage) -> StageReport:
         stage.throughput_per_s,
         counted.dropped,
         counted.failed,
+        node,
     )

@@ -115,20 +115,22 @@ class IntroduceResponse(_message.Message):
     def __init__(self) -> None: ...
 
 class StageStatus(_message.Message):
-    __slots__ = ("stage", "frames", "compute_seconds", "throughput_per_s", "dropped", "failed")
+    __slots__ = ("stage", "frames", "compute_seconds", "throughput_per_s", "dropped", "failed", "node_id")
     STAGE_FIELD_NUMBER: _ClassVar[int]
     FRAMES_FIELD_NUMBER: _ClassVar[int]
     COMPUTE_SECONDS_FIELD_NUMBER: _ClassVar[int]
     THROUGHPUT_PER_S_FIELD_NUMBER: _ClassVar[int]
     DROPPED_FIELD_NUMBER: _ClassVar[int]
     FAILED_FIELD_NUMBER: _ClassVar[int]
+    NODE_ID_FIELD_NUMBER: _ClassVar[int]
     stage: int
     frames: int
     compute_seconds: float
     throughput_per_s: float
     dropped: int
     failed: int
-    def __init__(self, stage: _Optional[int] = ..., frames: _Optional[int] = ..., compute_seconds: _Optional[float] = ..., throughput_per_s: _Optional[float] = ..., dropped: _Optional[int] = ..., failed: _Optional[int] = ...) -> None: ...
+    node_id: str
+    def __init__(self, stage: _Optional[int] = ..., frames: _Optional[int] = ..., compute_seconds: _Optional[float] = ..., throughput_per_s: _Optional[float] = ..., dropped: _Optional[int] = ..., failed: _Optional[int] = ..., node_id: _Optional[str] = ...) -> None: ...
 
 class DeploymentStatus(_message.Message):
     __slots__ = ("deployment", "state", "reason", "stages", "events", "leaving")

@@ -12,7 +12,7 @@ from mesh.core.ids import NodeId, check_name, check_node_id
 from mesh.core.report import DeploymentReport, Happening, MeasuredModel, NodeView, StageReport
 from mesh.errors import ProtocolViolation
 from mesh.v1 import coordinator_pb2, node_pb2
-from mesh.wire.convert_plan import MAX_STAGES, deployment_from_proto, deployment_to_proto
+from mesh.wire.convert_plan import MAX_REPLICAS, MAX_STAGES, deployment_from_proto, deployment_to_proto
 from mesh.wire.door_checks import check_address, check_id, check_label, check_list, check_number, check_text
 
 MAX_PROVIDERS = 64
@@ -180,6 +180,7 @@ def _fill_report(proto: ReportMessage, report: DeploymentReport) -> ReportMessag
             throughput_per_s=stage.throughput_per_s,
             dropped=stage.dropped,
             failed=stage.failed,
+            node_id=stage.device or "",
         )
         for stage in report.stages
     )
@@ -200,7 +201,7 @@ def report_from_proto(
         deployment=deployment_from_proto(proto.deployment),
         state=node_pb2.DeploymentState.Name(proto.state).removeprefix(_STATE_PREFIX).lower(),
         reason=check_text(proto.reason, "report.reason"),
-        stages=check_list(proto.stages, MAX_STAGES, "report.stages", _stage_report_from_proto),
+        stages=check_list(proto.stages, MAX_STAGES * MAX_REPLICAS, "report.stages", _stage_report_from_proto),
         happenings=check_list(proto.events, MAX_HAPPENINGS, "report.events", _happening_from_proto),
         is_leaving=isinstance(proto, node_pb2.DeploymentStatus) and proto.leaving,
     )
@@ -214,6 +215,7 @@ def _stage_report_from_proto(proto: node_pb2.StageStatus) -> StageReport:
         throughput_per_s=check_number(proto.throughput_per_s, "throughput_per_s"),
         dropped=proto.dropped,
         failed=proto.failed,
+        device=check_id(proto.node_id, "node id") if proto.node_id else None,
     )
 
 
