@@ -31,8 +31,10 @@ class After:
     refusal: MeshError | None = None
     opened: list[int] = field(default_factory=list)
     closed: dict[int, MeshError | None] = field(default_factory=dict)
-    on_stream_closed: Callable[[int, MeshError | None], None] = ignore_closed
-    on_draining: Callable[[], None] = ignore_draining
+
+    def __post_init__(self) -> None:
+        self.on_stream_closed: Callable[[int, MeshError | None], None] = ignore_closed
+        self.on_draining: Callable[[], None] = ignore_draining
 
     async def open_stream(self, info: OpenStream) -> None:
         self.opened.append(info.stream)
