@@ -22,6 +22,7 @@ from mesh.core.plan import Objective, Plan
 from mesh.planning.answer import make_plan, obvious_reasons, thin_cuts, why_nothing_fits
 from mesh.planning.arcs import least_period, price_arcs
 from mesh.planning.beam import Guided, find_guided
+from mesh.planning.bound import allow, find_prices
 from mesh.planning.comparators import find_copies
 from mesh.planning.device_types import group_devices
 from mesh.planning.energy import find_cheapest
@@ -98,8 +99,10 @@ def _price(problem: Problem) -> tuple[Priced | Infeasible, str]:
 
 
 def _nothing_found(priced: Priced) -> Infeasible:
-    reasons = why_nothing_fits(priced.problem, priced.arcs.cuts).reasons
-    return Infeasible(("no plan was found, which does not prove that there is none", *reasons))
+    refused = why_nothing_fits(priced.problem, priced.arcs.cuts)
+    if find_prices(priced, allow(priced.arcs, math.inf)).impossible:
+        return refused
+    return Infeasible(("no plan was found, which does not prove that there is none", *refused.reasons))
 
 
 def is_affordable(priced: Priced, limit: float, most_steps: int) -> bool:

@@ -18,6 +18,7 @@ from mesh.core.fleet_file import Fleet, FleetDevice, Role
 from mesh.core.graph import Graph
 from mesh.core.ids import NodeId
 from mesh.errors import UsageError
+from mesh.planning.space import Watts
 
 NOMINAL_GFLOPS = 4.0
 """Of one core on a whole model, 10^9 operations per second, where there is nothing to measure with: what a Cortex-A72
@@ -81,6 +82,15 @@ def estimate_costs(graph: Graph, devices: Mapping[NodeId, FleetDevice], yardstic
     )
     estimated = {node: replace(device, measured=False) for node, device in costs.devices.items()}
     return Costs(estimated, costs.links)
+
+
+def watts_of(devices: Mapping[NodeId, FleetDevice]) -> dict[NodeId, Watts]:
+    """Of the devices whose power while busy is in the file; idle they draw nothing unless it says so."""
+    return {
+        node: Watts(device.watts_busy, device.watts_idle or 0.0)
+        for node, device in devices.items()
+        if device.watts_busy is not None
+    }
 
 
 def _handling(cores: float) -> Handling:

@@ -10,13 +10,19 @@ done in rows by NumPy. A price limit removes arcs before the search, and with th
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mesh.planning.arcs import Kind, Seconds
+
+STEPS_AT_ONCE = 1 << 16
+"""Numbers that one NumPy operation makes: half a megabyte, which a core's cache holds."""
+
+MOST_NODES_AT_ONCE = 16
+"""More would work on many arcs that are not there, as they lead backwards."""
 
 Combine = Callable[[Seconds, Seconds], Seconds]
 """How prices add up along a way: `np.maximum` or `np.add`."""
@@ -126,14 +132,17 @@ def search(question: Question) -> Table:
     return Table(question, usage, strides, value)
 
 
-def _finite_spans(own: Seconds) -> list[tuple[int, int, int]]:
-    """For every to-node with arcs: (to-node, first from-node, one past the last)."""
-    spans = []
-    for node in range(1, own.shape[1]):
-        starts = np.flatnonzero(np.isfinite(own[:, node]))
-        if len(starts):
-            spans.append((node, int(starts[0]), int(starts[-1]) + 1))
-    return spans
+def _finite_spans(own: Seconds) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """For every to-node, the first from-node that has an arc to it and one past the last; the first is past it if none.
+
+    Axes of `own` are (from-node, to-node).
+    """
+    finite = np.isfinite(own)
+    nodes = len(own)
+    none = ~finite.any(axis=0)
+    first = np.where(none, nodes, finite.argmax(axis=0))
+    stop = np.where(none, 0, nodes - finite[::-1].argmax(axis=0))
+    return first, stop
 
 
 def _arrive(question: Question, value: Seconds, sources: NDArray[np.int64], kind: int) -> Seconds:
@@ -146,11 +155,18 @@ def _arrive(question: Question, value: Seconds, sources: NDArray[np.int64], kind
     return np.ascontiguousarray(best.T)
 
 
-def _extend(question: Question, arrivals: Seconds, kind: int, spans: Sequence[tuple[int, int, int]]) -> Seconds:
+def _extend(
+    question: Question, arrivals: Seconds, kind: int, spans: tuple[NDArray[np.int64], NDArray[np.int64]]
+) -> Seconds:
     """(N, sources): best price of each node after one more stage of `kind`."""
     grown = np.full(arrivals.shape, np.inf)
     own = question.own[kind]
-    for node, first, stop in spans:
-        ways = question.combine(arrivals[first:stop], own[first:stop, node, None])
-        grown[node] = ways.min(axis=0)
+    nodes, sources = arrivals.shape
+    width = max(1, min(MOST_NODES_AT_ONCE, STEPS_AT_ONCE // (nodes * sources)))
+    for node in range(1, nodes, width):
+        block = slice(node, node + width)
+        first, stop = int(spans[0][block].min()), int(spans[1][block].max())
+        if first < stop:
+            ways = question.combine(arrivals[first:stop, None], own[first:stop, block, None])
+            grown[block] = ways.min(axis=0)
     return grown

@@ -20,9 +20,10 @@ from mesh.hardware.limits import read_limits
 from mesh.model.read import SourceModel, read_model_bytes
 from mesh.model.summarise import summarise
 from mesh.planning.exact import plan as solve
-from mesh.planning.fleet_costs import Yardstick, estimate_costs, nominal_core_seconds, plannable
+from mesh.planning.fleet_costs import Yardstick, estimate_costs, nominal_core_seconds, plannable, watts_of
 from mesh.planning.problem import Infeasible as NoPlan
 from mesh.planning.problem import Problem
+from mesh.planning.space import Space
 from mesh.runtime.coordinator import Progress
 from mesh.runtime.measure import measure_model
 
@@ -47,7 +48,8 @@ async def plan_offline(data: bytes, fleet: Fleet, options: PlanOptions, progress
     yardstick = Yardstick(core_seconds, limits.cores, limits.memory_available_bytes)
     names = {node: device.name for node, device in devices.items()}
     costs = estimate_costs(graph, devices, yardstick)
-    problem = Problem(graph, costs, tuple(devices), options.objective, options.stages, names=names)
+    space = Space(watts=watts_of(devices))
+    problem = Problem(graph, costs, tuple(devices), options.objective, options.stages, names=names, space=space)
     found = await asyncio.to_thread(solve, problem)
     if isinstance(found, NoPlan):
         raise found.as_error()

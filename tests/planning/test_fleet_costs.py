@@ -17,7 +17,9 @@ from mesh.planning.fleet_costs import (
     node_id_for,
     nominal_core_seconds,
     plannable,
+    watts_of,
 )
+from mesh.planning.space import Watts
 from tests.planning.instances import make_graph
 
 GRAPH = make_graph([3, 1], [[0], [1]], [10, 20, 30], [[], []], {})
@@ -85,3 +87,13 @@ def test_the_nominal_speed_is_never_nothing() -> None:
     assert nominal_core_seconds(make_graph([0], [[0]], [1, 1], [[]], {})) > 0
     billion = make_graph([10**9], [[0]], [1, 1], [[]], {})
     assert nominal_core_seconds(billion) == pytest.approx(1 / NOMINAL_GFLOPS)
+
+
+def test_power_is_known_of_the_devices_whose_file_says_it() -> None:
+    fleet = parse_fleet(
+        '[[device]]\nname = "a"\nwatts_busy = 6.4\nwatts_idle = 2.7\n'
+        '[[device]]\nname = "b"\nwatts_busy = 5.0\n[[device]]\nname = "c"\n'
+    )
+    devices = plannable(fleet)
+    a, b, _ = devices
+    assert watts_of(devices) == {a: Watts(6.4, 2.7), b: Watts(5.0, 0.0)}
