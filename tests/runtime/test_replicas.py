@@ -166,6 +166,24 @@ async def test_the_loss_of_a_replica_costs_the_replica_only(mesh: FakeMesh, plac
         await stream.close()
 
 
+@pytest.mark.parametrize("place", ["head", "middle", "tail", "copies"])
+async def test_a_stream_is_opened_without_a_replica_that_is_gone(mesh: FakeMesh, place: str) -> None:
+    deployment, nodes = await put(mesh, place)
+    gone = next(stage for stage in nodes if len(stage) > 1)[1]
+    gone.task.cancel()
+    await asyncio.wait({gone.task})
+    recover = Repairer(mesh.client, None, mesh.tasks.spawn).recover
+    stream = FrameStream(deployment, StreamOptions(), mesh.client, mesh.tasks, recover=recover)
+    try:
+        async with asyncio.timeout(10):
+            await stream.open()
+        answers = await exchange(stream, 20)
+        assert [values_of(answer.tensors) for answer in answers] == [[n + float(len(nodes))] for n in range(20)]
+        assert gone.node_id not in stream.deployment.plan.devices
+    finally:
+        await stream.close()
+
+
 @pytest.mark.parametrize("place", ["head", "tail", "copies"])
 async def test_frames_of_a_live_stream_are_all_accounted_for(mesh: FakeMesh, place: str) -> None:
     deployment, nodes = await put(mesh, place, [0.005] * 4, window=4)
