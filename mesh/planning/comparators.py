@@ -39,7 +39,7 @@ def plan_single(problem: Problem) -> Plan | Infeasible:
 
 
 def plan_copies(problem: Problem) -> Plan | Infeasible:
-    """The whole model on as many devices as it takes to be fastest, frames dealt out in turn."""
+    """The whole model on every device that holds it, frames going to whoever is free."""
     reasons = obvious_reasons(problem)
     if reasons:
         return Infeasible(reasons)
@@ -113,7 +113,7 @@ def find_copies(problem: Problem) -> Copies | None:
 
 
 def _best_copies(problem: Problem, wholes: Sequence[Copies], most: int) -> Copies:
-    """Replicas take turns, so they are as fast as the slowest of them times their number."""
+    """The fastest devices: each more adds what it computes."""
     segment = segment_between(problem.graph, 0, len(problem.graph.groups))
     best = wholes[0]
     for count in range(2, min(most, len(wholes)) + 1):

@@ -3,9 +3,10 @@
 The model. Frames flow through the stages in order. A stage is busy with a frame for its computation
 and for handling one message in and one out; computing and handling share the device, sending does
 not wait. A link carries frames one after the other at its rate, and at most `FRAMES_PER_LINK` are
-under way on it, so a far link limits the rate by its latency as well. The slowest stage or link
-gives the period; throughput is its inverse. Latency is the sum along the path of a lone frame, from
-the head's first byte in to the tail's last byte out; the way from and to the client is not in it.
+under way on it, so a far link limits the rate by its latency as well. Replicas of a stage add up
+their rates. The slowest stage or link gives the period; throughput is its inverse. Latency is the
+sum along the path of a lone frame, from the head's first byte in to the tail's last byte out; the
+way from and to the client is not in it.
 """
 
 from __future__ import annotations
@@ -36,8 +37,11 @@ MIN_PERIOD_SECONDS = 1e-9
 
 
 def busy_seconds(graph: Graph, stages: Sequence[Stage], index: int, costs: Costs, space: Space = PLAIN) -> float:
-    """Seconds between two frames that stage `index` can sustain, its replicas taking turns."""
-    return pass_seconds(graph, stages, index, costs, space) / len(stages[index].devices)
+    """Seconds between two frames that stage `index` can sustain, each of its replicas as often as it is free."""
+    passes = pass_seconds(graph, stages, index, costs, space)
+    if min(passes) == max(passes) or min(passes) == 0:
+        return min(passes) / len(passes)
+    return 1.0 / sum(1.0 / seconds for seconds in passes)
 
 
 def link_seconds(latency: float, transfer: float) -> float:
@@ -65,7 +69,7 @@ def period_seconds(graph: Graph, stages: Sequence[Stage], costs: Costs, space: S
 
 def latency_seconds(graph: Graph, stages: Sequence[Stage], costs: Costs, space: Space = PLAIN) -> float:
     """Seconds of a lone frame from entering the head to leaving the tail; the slowest way through replicas."""
-    total = pass_seconds(graph, stages, 0, costs, space)
+    total = max(pass_seconds(graph, stages, 0, costs, space))
     for index, (before, after) in enumerate(pairwise(stages), start=1):
         nbytes = space.wire_bytes(before.codec, graph.cut_at[after.segment.start].bytes)
         slowest = max(
@@ -73,7 +77,7 @@ def latency_seconds(graph: Graph, stages: Sequence[Stage], costs: Costs, space: 
             for source in before.devices
             for target in after.devices
         )
-        total = (total + slowest) + pass_seconds(graph, stages, index, costs, space)
+        total = (total + slowest) + max(pass_seconds(graph, stages, index, costs, space))
     return total
 
 
@@ -85,10 +89,10 @@ def energy_joules(graph: Graph, stages: Sequence[Stage], costs: Costs, space: Sp
     period = period_seconds(graph, stages, costs, space)
     total = 0.0
     for index, stage in enumerate(stages):
-        seconds = pass_seconds(graph, stages, index, costs, space)
+        busy = busy_seconds(graph, stages, index, costs, space)  # per frame of the stream, for each of its replicas
         for device in stage.devices:
             watts = space.watts[device]
-            total += (watts.busy - watts.idle) * seconds / len(stage.devices) + watts.idle * period
+            total += (watts.busy - watts.idle) * busy + watts.idle * period
     return total
 
 
@@ -136,11 +140,8 @@ def make_stage(
     codec: str = RAW,
     space: Space = PLAIN,
 ) -> Stage:
-    """A stage with the computing time of the slowest of `devices`, measured only if it was on all of them.
-
-    A variant that `space` does not know, as one named in a file, is taken to be as fast as the model.
-    """
-    known = variant if variant in space.variant_at else FLOAT
+    """A stage with the computing time of the slowest of `devices`, measured only if it was on all of them."""
+    known = _known_variant(variant, space)
     seconds = [space.compute_seconds(costs, device, known, segment.start, segment.end) for device in devices]
     measured = [costs.compute(device, segment.start, segment.end).measured for device in devices]
     return Stage(
@@ -153,17 +154,24 @@ def make_stage(
     )
 
 
-def pass_seconds(graph: Graph, stages: Sequence[Stage], index: int, costs: Costs, space: Space) -> float:
-    """Seconds that one device of stage `index` (its slowest) spends on one frame; the client's ends are raw."""
+def pass_seconds(graph: Graph, stages: Sequence[Stage], index: int, costs: Costs, space: Space) -> tuple[float, ...]:
+    """Seconds that each device of stage `index` spends on a frame that it gets; the client's ends are raw."""
     stage = stages[index]
-    entry, leave = graph.cut_at[stage.segment.start].bytes, graph.cut_at[stage.segment.end].bytes
+    start, end = stage.segment.start, stage.segment.end
+    entry, leave = graph.cut_at[start].bytes, graph.cut_at[end].bytes
     received = stages[index - 1].codec if index else RAW
     sent = stage.codec if index + 1 < len(stages) else RAW
-    handling = max(
-        space.handling_seconds(costs, device, received, entry) + space.handling_seconds(costs, device, sent, leave)
+    variant = _known_variant(stage.variant, space)
+    return tuple(
+        space.compute_seconds(costs, device, variant, start, end)
+        + (space.handling_seconds(costs, device, received, entry) + space.handling_seconds(costs, device, sent, leave))
         for device in stage.devices
     )
-    return stage.compute_seconds + handling
+
+
+def _known_variant(variant: str, space: Space) -> str:
+    """A variant that `space` does not know, as one named in a file, is taken to be as fast as the model."""
+    return variant if variant in space.variant_at else FLOAT
 
 
 def _transfer_seconds(costs: Costs, space: Space, source: NodeId, target: NodeId, nbytes: int) -> float:

@@ -2,8 +2,9 @@
 
 Deterministic and pure. Frames enter as long as the stream's window has room. Each device takes the frames of its
 stage in order, one at a time. A link carries one frame's bytes at a time and has at most `FRAMES_PER_LINK` frames
-under way; an interface carries one frame's bytes at a time for all links of its device. Replicas take turns, and the
-turns shift, so that in the long run every pair of replicas of two stages exchanges equally many frames.
+under way; an interface carries one frame's bytes at a time for all links of its device. Equal replicas take turns,
+and the turns shift, so that in the long run every pair of replicas of two stages exchanges equally many frames; of
+different ones, the one that finishes first takes the frame.
 """
 
 from __future__ import annotations
@@ -44,23 +45,28 @@ class _Run:
         self.free_at: dict[tuple[str, NodeId], float] = {}
         self.link_free_at: dict[tuple[NodeId, NodeId], float] = {}
         self.under_way: dict[tuple[NodeId, NodeId], list[float]] = {}
-        self.passes = [pass_seconds(graph, stages, index, costs, space) for index in range(len(stages))]
+        self.passes = [
+            dict(zip(stage.devices, pass_seconds(graph, stages, index, costs, space), strict=True))
+            for index, stage in enumerate(stages)
+        ]
 
     def carry(self, frame: int, now: float) -> float:
         """Take `frame` from entry at `now` through all stages; returns when the last has computed it."""
         before = None
         for index in range(len(self.stages)):
-            device = self._turn(frame, index)
+            device = self._choose(frame, index, now)
             if before is not None:
                 now = self._send(before, device, index, now)
-            now = max(now, self.free_at.get(("compute", device), 0.0)) + self.passes[index]
+            now = max(now, self.free_at.get(("compute", device), 0.0)) + self.passes[index][device]
             self.free_at["compute", device] = now
             before = device
         return now
 
-    def _turn(self, frame: int, index: int) -> NodeId:
+    def _choose(self, frame: int, index: int, now: float) -> NodeId:
         """Which replica of stage `index` takes `frame`."""
-        devices = self.stages[index].devices
+        devices, passes = self.stages[index].devices, self.passes[index]
+        if len(set(passes.values())) > 1:
+            return min(devices, key=lambda d: max(now, self.free_at.get(("compute", d), 0.0)) + passes[d])
         shift = 0
         round_length = len(devices)
         for stage in self.stages[:index]:

@@ -206,11 +206,14 @@ class Oracle:
         problem = self.problem
         if problem.stages is not None or problem.head is not None or problem.tail is not None:
             return
-        alone = {d: self._compute(d, 0, self.last, "float") for d in self.devices}
+        alone = {
+            d: self._compute(d, 0, self.last, "float") + self._handle(d, "raw", 0) + self._handle(d, "raw", self.last)
+            for d in self.devices
+        }
         for size in range(2, problem.space.max_replicas + 1):
             for team in combinations(self.devices, size):
-                handled = max(self._handle(d, "raw", 0) + self._handle(d, "raw", self.last) for d in team)
-                yield (max(alone[d] for d in team) + handled) / size
+                if max(alone[d] for d in team) < math.inf:
+                    yield 1 / sum(1 / alone[d] for d in team)
 
 
 def _undominated(entries: list[tuple[float, float, float]]) -> Front:

@@ -50,14 +50,15 @@ def test_rules_share_by_what_they_look_at() -> None:
     assert split("memory", memories) == {a: 6, b: 2, c: 4}
 
 
-def test_copies_take_as_many_devices_as_make_them_faster() -> None:
+def test_copies_add_up_what_devices_compute() -> None:
     equal = make_strategy("copies")(make_problem())
     assert isinstance(equal, Plan)
     assert equal.stages[0].devices == DEVICES
     assert equal.predicted.throughput_per_s == pytest.approx(3 / 0.12)
     mixed = make_strategy("copies")(make_problem(speeds=(1, 0.1, 1)))
     assert isinstance(mixed, Plan)
-    assert mixed.stages[0].devices == (DEVICES[0], DEVICES[2])
+    assert set(mixed.stages[0].devices) == set(DEVICES)
+    assert mixed.predicted.throughput_per_s == pytest.approx(2.1 / 0.12)
 
 
 def test_the_planner_takes_copies_only_where_replicas_are_allowed() -> None:
@@ -73,7 +74,7 @@ def test_the_planner_takes_copies_only_where_replicas_are_allowed() -> None:
         assert isinstance(copied, Plan)
         assert {device for stage in copied.stages for device in stage.devices} == set(DEVICES)
         assert len(copied.stages) == 1
-        assert copied.predicted.throughput_per_s == pytest.approx(3 / (0.12 / 0.95))
+        assert copied.predicted.throughput_per_s == pytest.approx(2.95 / 0.12)
 
 
 def test_a_rule_whose_share_does_not_fit_has_no_plan() -> None:
