@@ -49,7 +49,7 @@ class Peer:
     def __init__(self, cores: Cores, *arguments: str, prefix: Sequence[str] = ()) -> None:
         command = [*prefix, sys.executable, str(ROOT / "scripts" / "bench_peers.py"), *arguments]
         self._process = popen(command, cores, stdin=subprocess.PIPE)
-        self.hello: dict[str, Any] = self._read()
+        self.hello = self._read()
 
     def _read(self) -> dict[str, Any]:
         assert self._process.stdout is not None
@@ -60,9 +60,16 @@ class Peer:
         return document
 
     def measure(self, seconds: float) -> dict[str, Any]:
+        self.ask(seconds)
+        return self.answer()
+
+    def ask(self, seconds: float) -> None:
+        """Begin to measure; several peers may measure at once."""
         assert self._process.stdin is not None
         self._process.stdin.write(f"{seconds}\n")
         self._process.stdin.flush()
+
+    def answer(self) -> dict[str, Any]:
         return self._read()
 
     def __enter__(self) -> Peer:

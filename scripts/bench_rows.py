@@ -104,11 +104,11 @@ def row_2(bench: Bench) -> None:
             for daemon in nodes.daemons:
                 plan = write_plan(file, [daemon.id], bench.folder / f"{model}-{daemon.name}.json")
                 nodes.deploy(file, f"copy-{daemon.name}", "--plan", str(plan))
-            plain = stack.enter_context(Peer(SECOND, "plain", str(file)))
-            _two_cores(bench, nodes, plain, model)
+            plains = [stack.enter_context(Peer(core, "plain", str(file))) for core in (SECOND, FIRST)]
+            _two_cores(bench, nodes, plains, model)
 
 
-def _two_cores(bench: Bench, nodes: Fleet, plain: Peer, model: str) -> None:
+def _two_cores(bench: Bench, nodes: Fleet, plains: list[Peer], model: str) -> None:
     def two() -> float:
         return float(nodes.bench("two", bench.seconds)["throughput_per_s"])
 
@@ -118,14 +118,25 @@ def _two_cores(bench: Bench, nodes: Fleet, plain: Peer, model: str) -> None:
         return sum(float(finish(process)["throughput_per_s"]) for process in running)
 
     def theirs() -> float:
-        return float(plain.measure(bench.seconds)["throughput_per_s"])
+        return float(plains[0].measure(bench.seconds)["throughput_per_s"])
 
-    for sample in interleave(bench.rounds, [("two", two), ("copies", copies), ("plain", theirs)]):
+    def both() -> float:
+        """What the two cores give at once, which is not always twice what one gives alone."""
+        for plain in plains:
+            plain.ask(bench.seconds)
+        return sum(float(plain.answer()["throughput_per_s"]) for plain in plains)
+
+    for sample in interleave(bench.rounds, [("two", two), ("copies", copies), ("plain", theirs), ("both", both)]):
         figures = {"plain per s": sample["plain"], "two stages per s": sample["two"]}
         ratios = {
-            name: sample[key] / sample["plain"] for name, key in (("two stages", "two"), ("two copies", "copies"))
+            name: sample[key] / sample["plain"]
+            for name, key in (("two stages", "two"), ("two copies", "copies"), ("two plain loops", "both"))
         }
-        bench.figures.add(f"2/{model}", {**figures, **ratios})
+        shares = {
+            f"{name} of two plain loops": sample[key] / sample["both"]
+            for name, key in (("stages", "two"), ("copies", "copies"))
+        }
+        bench.figures.add(f"2/{model}", {**figures, **ratios, **shares})
 
 
 def row_3(bench: Bench) -> None:
