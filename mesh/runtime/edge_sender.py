@@ -164,22 +164,38 @@ class EdgeSender:
             if accepted.done() and not accepted.cancelled():
                 accepted.exception()  # seen, even where the write failed first
 
-    async def send(self, frame: Frame) -> bool:
-        """Send one frame of an open stream, waiting for credit.
+    async def send(self, frames: Sequence[Frame]) -> int:
+        """Send frames of open streams in order, waiting for credit, small ones together; returns how many left.
 
-        False without sending if the stream was closed meanwhile: `on_stream_closed` has told of it.
+        Those whose stream was closed meanwhile are left out: `on_stream_closed` has told of it.
         """
         connection = self._connection
-        size_bytes = frame.payload_bytes
-        while connection is not None and not connection.is_lost and frame.stream in connection.streams:
-            if connection.window.may_send(size_bytes):
-                if size_bytes:
-                    connection.window.sent(size_bytes)
-                await self._write(connection, frame, loses_quietly=True)
-                return True
-            connection.credited.clear()
-            await connection.credited.wait()
-        return False
+        sent = 0
+        ready: list[Frame] = []
+        for frame in frames:
+            size_bytes = frame.payload_bytes
+            while connection is not None and not connection.is_lost and frame.stream in connection.streams:
+                if connection.window.may_send(size_bytes):
+                    if size_bytes:
+                        connection.window.sent(size_bytes)
+                    ready.append(frame)
+                    sent += 1
+                    break
+                if ready:
+                    await self._write_frames(connection, ready)  # what has credit does not wait for what has none
+                    ready = []
+                    continue
+                connection.credited.clear()
+                await connection.credited.wait()
+        if connection is not None and ready:
+            await self._write_frames(connection, ready)
+        return sent
+
+    async def _write_frames(self, connection: _Connection, frames: Sequence[Frame]) -> None:
+        try:
+            await connection.link.send_frames(frames)
+        except MeshError as error:
+            self._lose(connection, error)
 
     def close_stream(self, stream: int, error: MeshError | None) -> None:
         """End a stream from this side."""

@@ -199,6 +199,11 @@ class EngineLease:
         return self.engine.outputs
 
     @property
+    def depth(self) -> int:
+        """Items that keep it busy: one in each lane, and one at hand, so that none waits for the event loop."""
+        return len(self.engine.lanes) + 1
+
+    @property
     def outstanding(self) -> int:
         return len(self._order)
 

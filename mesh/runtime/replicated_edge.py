@@ -79,11 +79,15 @@ class ReplicatedEdge:
             self.close_stream(info.stream, None)
             raise
 
-    async def send(self, frame: Frame) -> None:
-        """Hand one frame of an open stream to a replica, waiting until there is one with room.
+    async def send(self, frames: Sequence[Frame]) -> None:
+        """Hand each of some frames of open streams to a replica, waiting until there is one with room.
 
-        Returns without that if the stream was closed meanwhile: `on_stream_closed` has told of it.
+        Those whose stream was closed meanwhile are left out: `on_stream_closed` has told of it.
         """
+        for frame in frames:
+            await self._hand(frame)
+
+    async def _hand(self, frame: Frame) -> None:
         while frame.stream in self._streams:
             now = self._now()
             free = [number for number, lane in enumerate(self._lanes) if len(lane.waiting) < MAX_WAITING_FRAMES]
@@ -103,7 +107,7 @@ class ReplicatedEdge:
             lane.wake.clear()
             while lane.waiting:
                 frame = lane.waiting[0]
-                if not await lane.edge.send(frame):
+                if not await lane.edge.send((frame,)):
                     self._dispatch.withdrawn(number, frame.payload_bytes)
                 lane.waiting.popleft()
                 self._room.set()

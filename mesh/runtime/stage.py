@@ -20,7 +20,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from mesh.control.flow import Inbox
 from mesh.control.timing import DRAIN_TIMEOUT_S
@@ -33,11 +33,12 @@ from mesh.runtime.stage_items import Item, OpenedStream, Slot, StageStatistics, 
 from mesh.runtime.stage_ports import Downstream, Sink, Upstream
 from mesh.runtime.stage_wiring import wire_tensors
 
-ENGINE_DEPTH = 2
-"""One item computes, the next waits at the thread, so that it never idles for a turn of the event loop."""
+MAX_LEAVING = 2
+"""Items that wait to leave besides those in the engine: one is being written, the next is at hand."""
 
-MAX_SLOTS = 4
-"""Items between inbox and the way out: those in the engine and two that wait to leave."""
+MAX_SMALL_SLOTS = 16
+MAX_SMALL_LEAVING_BYTES = 32 << 10
+"""Small ones that wait to leave will share a message, so more of them may."""
 
 MAX_STREAMS = 256
 """Open streams per stage."""
@@ -258,7 +259,7 @@ class Stage:
         self._slots.append(slot)
 
     def _pump(self) -> None:
-        while self._submitted < ENGINE_DEPTH and len(self._slots) < MAX_SLOTS:
+        while self._submitted < self._engine.depth and self._may_take():
             item = self._inbox.take()
             if item is None:
                 break
@@ -280,6 +281,13 @@ class Stage:
                 item.upstream.consumed(item.size_bytes)
         if self._slots and self._slots[0].result is not None:
             self._wake.set()
+
+    def _may_take(self) -> bool:
+        """Whether there is room on the way out for one more."""
+        if len(self._slots) < self._engine.depth + MAX_LEAVING:
+            return True
+        waiting_bytes = sum(slot.result.payload_bytes for slot in self._slots if slot.result is not None)
+        return len(self._slots) < MAX_SMALL_SLOTS and waiting_bytes <= MAX_SMALL_LEAVING_BYTES
 
     def _without_tensors(self, item: Item, outcome: Outcome, error: MeshError | None) -> Frame:
         frame = item.frame
@@ -343,24 +351,39 @@ class Stage:
         while True:
             await self._wake.wait()
             self._wake.clear()
-            while self._slots and (result := self._slots[0].result) is not None:
-                await self._let_go(result, self._slots[0].item)
-                if self.recorder is not None:
-                    self.recorder(result, self._slots[0].item.received_at, self._now())
-                self._slots.popleft()
+            while done := self._take_done():
+                await self._let_go(done)
+                for slot in done:
+                    if self.recorder is not None:
+                        self.recorder(slot.item.frame, slot.item.received_at, self._now())
+                    self._slots.popleft()
                 self._pump()
 
-    async def _let_go(self, result: Frame, item: Item) -> None:
-        opened = self._streams.get(result.stream)
-        if opened is None:
-            self.statistics.discarded += 1
-            return
-        opened.held -= 1
-        if self._downstream is None:
-            self._sinks[result.stream].deliver(result)
-            return
-        result.budget_us = self._remaining_us(item)  # it may have waited here behind others
-        await self._downstream.send(result)
+    def _take_done(self) -> list[Slot]:
+        """Those at the front that have their results; they keep their places until they have left."""
+        done: list[Slot] = []
+        for slot in self._slots:
+            if slot.result is None:
+                break
+            done.append(slot)
+        return done
+
+    async def _let_go(self, slots: Sequence[Slot]) -> None:
+        leaving: list[Frame] = []
+        for slot in slots:
+            result = slot.item.frame
+            opened = self._streams.get(result.stream)
+            if opened is None:
+                self.statistics.discarded += 1
+                continue
+            opened.held -= 1
+            if self._downstream is None:
+                self._sinks[result.stream].deliver(result)
+                continue
+            result.budget_us = self._remaining_us(slot.item)  # it may have waited here behind others
+            leaving.append(result)
+        if self._downstream is not None and leaving:
+            await self._downstream.send(leaving)
 
     @property
     def throughput_per_s(self) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from mesh.core.frame import Frame
@@ -38,7 +38,7 @@ class Downstream(Protocol):
 
     async def open_stream(self, info: OpenStream) -> None: ...
 
-    async def send(self, frame: Frame) -> object: ...
+    async def send(self, frames: Sequence[Frame]) -> object: ...
 
     def close_stream(self, stream: int, error: MeshError | None) -> None: ...
 

@@ -148,7 +148,7 @@ class StreamPath:
 
     async def send(self, frame: Frame) -> None:
         """Send one frame, waiting for credit; returns without sending where the path is lost."""
-        await self._edge.send(frame)
+        await self._edge.send((frame,))
 
     def acknowledge(self, sequence: int) -> None:
         """Every answer up to and including this one was taken."""

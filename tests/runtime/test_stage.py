@@ -27,7 +27,14 @@ from mesh.errors import (
 )
 from mesh.runtime import edge_receiver
 from mesh.runtime.frame_stream import Answer, FrameStream, StreamOptions
-from mesh.runtime.stage import ENGINE_DEPTH, MAX_QUEUED_FRAMES, MAX_SLOTS, MAX_STREAMS, Stage
+from mesh.runtime.stage import (
+    MAX_LEAVING,
+    MAX_QUEUED_FRAMES,
+    MAX_SMALL_LEAVING_BYTES,
+    MAX_SMALL_SLOTS,
+    MAX_STREAMS,
+    Stage,
+)
 from tests.runtime.fake_models import (
     GatedEngine,
     add_one,
@@ -45,6 +52,9 @@ from tests.runtime.loopback_link import MemoryChain, open_memory_chain
 from tests.runtime.played_ends import Consumer, Sender
 
 LIVE = StreamOptions(StreamClass.LIVE)
+
+ENGINE_DEPTH = 2
+"""Of one lane."""
 
 
 async def send_all(stream: FrameStream, frames: int) -> list[Answer]:
@@ -262,7 +272,7 @@ async def test_a_slow_engine_takes_no_more_than_its_depth_and_gives_no_credit_fo
         one.engine.gate.allow(3)
         await until(lambda: len(one.consumers[1].frames) == 3)
         assert one.sender.consumed_bytes == 100 * (ENGINE_DEPTH + 3)
-        assert len(one.stage._slots) <= MAX_SLOTS
+        assert len(one.stage._slots) == ENGINE_DEPTH
 
 
 async def test_a_stream_that_passes_its_window_is_closed_alone() -> None:
@@ -359,6 +369,29 @@ async def test_closing_ends_an_engine_that_hangs_with_work_queued() -> None:
     assert one.engine.gate.begun == 1, "what waited was dropped"
 
 
+async def test_large_results_that_wait_to_leave_stop_the_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+    size = MAX_SMALL_LEAVING_BYTES + 4
+    monkeypatch.setattr(edge_receiver, "EDGE_CREDIT_BYTES", 2 * size)
+    async with open_memory_chain([copy("x", "a"), copy("a", "y")], window=64) as mesh, mesh.stream() as stream:
+        mesh.engines[1].gate.close()
+
+        async def feed() -> None:
+            for _ in range(20):
+                await stream.send([zeros(size)])
+            stream.finish()
+
+        feeding = asyncio.ensure_future(feed())
+        await until(lambda: len(mesh.stages[0]._slots) == ENGINE_DEPTH + MAX_LEAVING)
+        begun = mesh.engines[0].gate.begun
+        for _ in range(100):  # turns of the loop in which more would begin if it could
+            await asyncio.sleep(0)
+        assert len(mesh.stages[0]._slots) == ENGINE_DEPTH + MAX_LEAVING
+        assert mesh.engines[0].gate.begun == begun
+        mesh.engines[1].gate.open()
+        assert len([answer async for answer in stream.answers()]) == 20
+        await feeding
+
+
 async def test_credits_bound_the_bytes_that_wait_between_stages(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(edge_receiver, "EDGE_CREDIT_BYTES", 1000)
     models = [copy("x", "a"), copy("a", "y")]
@@ -375,7 +408,7 @@ async def test_credits_bound_the_bytes_that_wait_between_stages(monkeypatch: pyt
             stream.finish()
 
         feeding = asyncio.ensure_future(feed())
-        await until(lambda: waiting_bytes(mesh) == 800 and len(mesh.stages[0]._slots) == MAX_SLOTS)
+        await until(lambda: waiting_bytes(mesh) == 800 and len(mesh.stages[0]._slots) == MAX_SMALL_SLOTS)
         for _ in range(100):  # turns of the loop in which more would come if it could
             await asyncio.sleep(0)
         assert waiting_bytes(mesh) == 800, "as many whole frames as the credit of the edge holds"

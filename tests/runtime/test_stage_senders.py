@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 import pytest
@@ -42,7 +42,7 @@ class After:
         if self.refusal is not None:
             raise self.refusal
 
-    async def send(self, frame: Frame) -> None:
+    async def send(self, frames: Sequence[Frame]) -> None:
         """It is not looked at here."""
 
     def close_stream(self, stream: int, error: MeshError | None) -> None:
