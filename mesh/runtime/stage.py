@@ -29,7 +29,7 @@ from mesh.core.messages import OpenStream
 from mesh.core.plan import Deployment
 from mesh.errors import DeploymentNotFound, MeshError, Overloaded, ProtocolViolation, Refused, Timeout
 from mesh.runtime.engine_pool import Completion, EngineLease
-from mesh.runtime.stage_items import Item, OpenedStream, Slot, StageStatistics, is_superseded, tell_closed
+from mesh.runtime.stage_items import Item, OpenedStream, Slot, StageStatistics, follow_up, is_superseded, tell_closed
 from mesh.runtime.stage_ports import Downstream, Sink, Upstream
 from mesh.runtime.stage_wiring import wire_tensors
 
@@ -290,19 +290,7 @@ class Stage:
         return len(self._slots) < MAX_SMALL_SLOTS and waiting_bytes <= MAX_SMALL_LEAVING_BYTES
 
     def _without_tensors(self, item: Item, outcome: Outcome, error: MeshError | None) -> Frame:
-        frame = item.frame
-        return Frame(
-            frame.stream,
-            frame.sequence,
-            frame.term,
-            frame.generation,
-            (),
-            self._remaining_us(item),
-            outcome,
-            error,
-            frame.traceparent,
-            frame.hops,
-        )
+        return follow_up(item.frame, (), self._remaining_us(item), outcome, error)
 
     def _remaining_us(self, item: Item) -> int:
         if item.deadline_at is None:
@@ -328,20 +316,8 @@ class Stage:
             statistics.compute_seconds += weight * (completion.compute_seconds - statistics.compute_seconds)
             self._completed_at.append(self._now())
             frame = item.frame
-            slot.decide(
-                Frame(
-                    frame.stream,
-                    frame.sequence,
-                    frame.term,
-                    frame.generation,
-                    tuple(completion.outputs[at] if is_made else frame.tensors[at] for is_made, at in self._leaving),
-                    self._remaining_us(item),
-                    Outcome.OK,
-                    None,
-                    frame.traceparent,
-                    (*frame.hops, hop),
-                )
-            )
+            tensors = tuple(completion.outputs[at] if is_made else frame.tensors[at] for is_made, at in self._leaving)
+            slot.decide(follow_up(frame, tensors, self._remaining_us(item), Outcome.OK, None, hop))
         self._pump()
 
     # Way out ------------------------------------------------------------------------------------

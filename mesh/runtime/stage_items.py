@@ -6,8 +6,9 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from mesh.core.frame import Frame, Outcome
+from mesh.core.frame import Frame, Hop, Outcome
 from mesh.core.messages import OpenStream
+from mesh.core.tensor import Tensor
 from mesh.errors import MeshError
 from mesh.runtime.stage_ports import Upstream
 
@@ -74,3 +75,27 @@ def tell_closed(upstreams: Sequence[Upstream], stream: int, error: MeshError | N
 
 def is_superseded(old: Item, new: Item) -> bool:
     return old.is_live and old.frame.stream == new.frame.stream and old.frame.outcome is Outcome.OK
+
+
+def follow_up(
+    frame: Frame,
+    tensors: tuple[Tensor, ...],
+    budget_us: int,
+    outcome: Outcome,
+    error: MeshError | None,
+    hop: Hop | None = None,
+) -> Frame:
+    """What a stage makes of `frame`; `hop` where it has computed it."""
+    hops = frame.hops if hop is None else (*frame.hops, hop)
+    return Frame(
+        frame.stream,
+        frame.sequence,
+        frame.term,
+        frame.generation,
+        tensors,
+        budget_us,
+        outcome,
+        error,
+        frame.traceparent,
+        hops,
+    )

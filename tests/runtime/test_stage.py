@@ -28,9 +28,7 @@ from mesh.errors import (
 from mesh.runtime import edge_receiver
 from mesh.runtime.frame_stream import Answer, FrameStream, StreamOptions
 from mesh.runtime.stage import (
-    MAX_LEAVING,
     MAX_QUEUED_FRAMES,
-    MAX_SMALL_LEAVING_BYTES,
     MAX_SMALL_SLOTS,
     MAX_STREAMS,
     Stage,
@@ -367,29 +365,6 @@ async def test_closing_ends_an_engine_that_hangs_with_work_queued() -> None:
             one.offer(1, sequence)
         await until(lambda: one.engine.gate.begun == 1)
     assert one.engine.gate.begun == 1, "what waited was dropped"
-
-
-async def test_large_results_that_wait_to_leave_stop_the_engine(monkeypatch: pytest.MonkeyPatch) -> None:
-    size = MAX_SMALL_LEAVING_BYTES + 4
-    monkeypatch.setattr(edge_receiver, "EDGE_CREDIT_BYTES", 2 * size)
-    async with open_memory_chain([copy("x", "a"), copy("a", "y")], window=64) as mesh, mesh.stream() as stream:
-        mesh.engines[1].gate.close()
-
-        async def feed() -> None:
-            for _ in range(20):
-                await stream.send([zeros(size)])
-            stream.finish()
-
-        feeding = asyncio.ensure_future(feed())
-        await until(lambda: len(mesh.stages[0]._slots) == ENGINE_DEPTH + MAX_LEAVING)
-        begun = mesh.engines[0].gate.begun
-        for _ in range(100):  # turns of the loop in which more would begin if it could
-            await asyncio.sleep(0)
-        assert len(mesh.stages[0]._slots) == ENGINE_DEPTH + MAX_LEAVING
-        assert mesh.engines[0].gate.begun == begun
-        mesh.engines[1].gate.open()
-        assert len([answer async for answer in stream.answers()]) == 20
-        await feeding
 
 
 async def test_credits_bound_the_bytes_that_wait_between_stages(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 from mesh.core.frame import StreamClass
 from mesh.core.messages import OpenEdge, OpenStream
 from mesh.errors import Overloaded
 from mesh.runtime import edge_receiver, stage
-from tests.runtime.fake_models import chain, copy, until, values_of, vector
+from tests.runtime.fake_models import chain, copy, until, values_of, vector, zeros
 from tests.runtime.loopback_link import open_memory_chain
 from tests.runtime.played_ends import Consumer, Sender
+
+ENGINE_DEPTH = 2
+"""Of one lane."""
 
 
 async def test_a_stage_before_others_takes_no_more_than_its_streams_either(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -41,3 +46,26 @@ async def test_a_sender_that_reads_nothing_is_cut_off(monkeypatch: pytest.Monkey
                 await link.send(OpenStream(stream, StreamClass.LOSSLESS, True, 1))
         await honest.send([vector(5)])
         assert values_of((await anext(honest.answers())).tensors) == [5.0]
+
+
+async def test_large_results_that_wait_to_leave_stop_the_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+    size = stage.MAX_SMALL_LEAVING_BYTES + 4
+    monkeypatch.setattr(edge_receiver, "EDGE_CREDIT_BYTES", 2 * size)
+    async with open_memory_chain([copy("x", "a"), copy("a", "y")], window=64) as mesh, mesh.stream() as stream:
+        mesh.engines[1].gate.close()
+
+        async def feed() -> None:
+            for _ in range(20):
+                await stream.send([zeros(size)])
+            stream.finish()
+
+        feeding = asyncio.ensure_future(feed())
+        await until(lambda: len(mesh.stages[0]._slots) == ENGINE_DEPTH + stage.MAX_LEAVING)
+        begun = mesh.engines[0].gate.begun
+        for _ in range(100):  # turns of the loop in which more would begin if it could
+            await asyncio.sleep(0)
+        assert len(mesh.stages[0]._slots) == ENGINE_DEPTH + stage.MAX_LEAVING
+        assert mesh.engines[0].gate.begun == begun
+        mesh.engines[1].gate.open()
+        assert len([answer async for answer in stream.answers()]) == 20
+        await feeding
