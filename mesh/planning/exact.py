@@ -9,7 +9,7 @@ least latency.
 
 Larger questions go to a beam search first (`mesh.planning.beam`). What it finds removes most arcs from
 the exact search, which is then often affordable; where it is not, the answer is the beam's, and the
-certificate says how far from the best it can be at most. Above `MAX_CUTS` cuts, the cheapest one in every
+certificate says how far from the best it can be at most. Of very many cuts, the cheapest one in every
 small slice of the work is kept, and the certificate says that too.
 """
 
@@ -94,8 +94,9 @@ def _price(problem: Problem) -> tuple[Priced | Infeasible, str]:
     reasons = obvious_reasons(problem)
     if reasons:
         return Infeasible(reasons), ""
-    cuts, note = thin_cuts(problem)
-    return Priced(problem, price_arcs(problem, cuts, group_devices(problem))), note
+    types = group_devices(problem)
+    cuts, note = thin_cuts(problem, len(types))
+    return Priced(problem, price_arcs(problem, cuts, types)), note
 
 
 def _nothing_found(priced: Priced) -> Infeasible:
