@@ -18,6 +18,7 @@ from mesh.core.ids import NodeId
 from mesh.core.measurement import SourceReport, SourceRequest
 from mesh.core.plan import Deployment
 from mesh.errors import MeshError, RunFailed, Timeout, UsageError
+from mesh.hardware.allocator import keep_freed_memory
 from mesh.runtime.frame_source import MAX_SOURCE_SECONDS, check_request, made_up_tensor
 from mesh.runtime.frame_stream import Answer, FrameStream, StreamOptions
 from mesh.runtime.measure_deployment import run_sources
@@ -70,6 +71,7 @@ async def run_client_source(
 
     `on_answer` is told of every answer and the monotonic time at which it came, those of the warm-up too.
     """
+    keep_freed_memory()
     tensors = tuple(made_up_tensor(spec) for spec in stream.deployment.inputs)
     began = time.monotonic()
     begins_at = began + request.warm_up_seconds

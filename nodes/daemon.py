@@ -13,6 +13,7 @@ from pathlib import Path
 from mesh.discovery import DiscoverySettings, make_discovery
 from mesh.discovery.contract import Discovery
 from mesh.errors import UsageError
+from mesh.hardware.allocator import keep_freed_memory
 from mesh.runtime.coordinator_daemon import CoordinatorDaemon, CoordinatorReady, CoordinatorSettings
 from mesh.runtime.node import Node, NodeReady, NodeSettings
 from nodes.output import say
@@ -65,6 +66,8 @@ def run_node(
     settings: NodeSettings, discovery: Discovery, is_insecure: bool, stops_with_parent: bool, as_json: bool
 ) -> None:
     """Run until SIGTERM or SIGINT, or until the parent is gone where that is asked for; then drain."""
+
+    keep_freed_memory()
 
     async def main() -> None:
         stop = stop_on_signals()

@@ -31,6 +31,7 @@ from mesh.errors import (
     TensorMismatch,
     UsageError,
 )
+from mesh.hardware.allocator import keep_freed_memory
 from mesh.runtime.frame_stream import Answer, FrameStream, StreamOptions
 from nodes.output import is_watched, print_json, say
 
@@ -121,6 +122,7 @@ def split_frames(arrays: dict[str, Array], inputs: Sequence[TensorSpec]) -> tupl
 
 
 async def infer(connection: Mesh, name: str, source: Path, output: Path | None, as_json: bool) -> None:
+    keep_freed_memory()
     async with connection as mesh:
         model = await mesh.model(name)
         frames, has_frame_axis = await asyncio.to_thread(read_feeds, source, model.inputs)
@@ -295,6 +297,7 @@ async def stream(
     deadline_s: float | None,
     as_json: bool,
 ) -> None:
+    keep_freed_memory()
     schedule = make_schedule(rate_hz)
     if deadline_s is not None and not 0 < deadline_s <= MAX_DEADLINE_S:
         raise UsageError(
