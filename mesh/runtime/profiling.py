@@ -3,7 +3,9 @@
 Operations are a poor guide (a depthwise convolution does few of them slowly), and a balanced plan needs a good one.
 So the model's first half is cut out, loaded and timed, then its first quarter, and so on, for as long as the budget
 lasts; between two such marks time follows operations. Real segments are timed, with the fusions that they get and
-lose, so nothing has to be attributed. Only the spread is taken from here: how fast a device is, it says itself.
+lose, so nothing has to be attributed. A beginning takes turns with the whole model, and only their ratio counts: a
+machine that is slower for some seconds, because of its other work or its heat, is slower for both.
+Only the spread is taken from here: how fast a device is, it says itself.
 
 Used by whoever plans, in a thread; nothing is kept.
 """
@@ -11,7 +13,7 @@ Used by whoever plans, in a thread; nothing is kept.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from itertools import pairwise
 
 from mesh.core.graph import Graph
@@ -27,7 +29,7 @@ PROFILE_BUDGET_S = 5.0
 MAX_MARKS = 15
 """Sixteenths of the work. A stage that is wrong by half of one is wrong by a tenth in a plan of three."""
 
-MARK_BUDGET_S = 0.15
+MARK_BUDGET_S = 0.3
 MIN_RUNS = 3
 
 
@@ -38,11 +40,14 @@ def measure_spread(engine: Engine, model: SourceModel, graph: Graph, budget_s: f
     """
     deadline = time.monotonic() + budget_s
     end = len(graph.groups)
-    times = {0: 0.0, end: _time(engine, model.data)}
-    for position in _marks(graph):
-        if time.monotonic() >= deadline:
-            break
-        times[position] = _time(engine, extract(model, graph, segment_between(graph, 0, position)))
+    with _Timed(engine, model.data) as whole:
+        whole_seconds = whole.run()
+        times = {0: 0.0, end: whole_seconds}
+        for position in _marks(graph):
+            if time.monotonic() >= deadline:
+                break
+            with _Timed(engine, extract(model, graph, segment_between(graph, 0, position))) as beginning:
+                times[position] = whole_seconds * compare_times(beginning.run, whole.run)
     return spread(graph, times)
 
 
@@ -77,18 +82,37 @@ def _marks(graph: Graph) -> Iterator[int]:
         parts *= 2
 
 
-def _time(engine: Engine, data: bytes) -> float:
-    """Seconds of the fastest of some runs: what disturbs a run only ever makes it longer."""
-    session = engine.load(data, LoadOptions())
-    try:
-        feeds = [blank_tensor(spec) for spec in session.inputs]
-        session.run(feeds)  # the first run allocates
-        runs: list[float] = []
+def compare_times(part: Callable[[], float], whole: Callable[[], float]) -> float:
+    """Time of `part` over that of `whole`, each the fastest of some runs: what disturbs a run only makes it longer."""
+    parts: list[float] = []
+    wholes: list[float] = []
+    began = time.perf_counter()
+    while len(parts) < MIN_RUNS or time.perf_counter() - began < MARK_BUDGET_S:
+        parts.append(part())
+        wholes.append(whole())
+    return min(parts) / min(wholes)
+
+
+class _Timed:
+    """A loaded model that is run on blank inputs."""
+
+    def __init__(self, engine: Engine, data: bytes) -> None:
+        self._session = engine.load(data, LoadOptions())
+
+    def __enter__(self) -> _Timed:
+        try:
+            self._feeds = [blank_tensor(spec) for spec in self._session.inputs]
+            self._session.run(self._feeds)  # the first run allocates
+        except BaseException:
+            self._session.close()
+            raise
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._session.close()
+
+    def run(self) -> float:
+        """Seconds."""
         began = time.perf_counter()
-        while len(runs) < MIN_RUNS or time.perf_counter() - began < MARK_BUDGET_S:
-            started = time.perf_counter()
-            session.run(feeds)
-            runs.append(time.perf_counter() - started)
-        return min(runs)
-    finally:
-        session.close()
+        self._session.run(self._feeds)
+        return time.perf_counter() - began

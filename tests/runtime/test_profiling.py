@@ -10,7 +10,7 @@ from mesh.engines import make_engine
 from mesh.model.read import read_model_bytes
 from mesh.model.summarise import summarise
 from mesh.runtime import profiling
-from mesh.runtime.profiling import measure_spread, spread
+from mesh.runtime.profiling import compare_times, measure_spread, spread
 from scripts.make_models import make_mobilenetv2
 
 MODEL = read_model_bytes(make_mobilenetv2(96).SerializeToString())
@@ -47,3 +47,9 @@ def test_real_marks_give_every_group_its_place(monkeypatch: pytest.MonkeyPatch) 
     shares = [each / sum(work) for each in work]
     assert len(work) == END and min(work) >= 0
     assert shares != pytest.approx([group.flops / GRAPH.flops for group in GRAPH.groups])
+
+
+def test_a_machine_that_slows_down_meanwhile_does_not_change_a_share(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(profiling, "MARK_BUDGET_S", 0.0)
+    pace = iter([1.0, 1.0, 1.9, 1.9, 2.0, 2.0])
+    assert compare_times(lambda: 3.0 * next(pace), lambda: 12.0 * next(pace)) == pytest.approx(0.25)
