@@ -245,7 +245,9 @@ class ChildSession:
         try:
             self._ask(self._runs, slot, feeds)
         except OSError as failure:
-            raise EngineDied("the engine's process ended when it was given a run") from failure
+            # Also where a region cannot be made: the child will never answer this run, and whoever waits must hear so.
+            self.close()
+            raise EngineDied("the engine's process was given up, or had ended, before a run") from failure
 
     def collect(self) -> list[RunResult]:
         try:

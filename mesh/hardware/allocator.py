@@ -13,7 +13,8 @@ Source: mallopt(3).
 from __future__ import annotations
 
 import ctypes
-import os
+
+from mesh.hardware.limits import read_limits
 
 MAX_KEPT_BYTES = 16 << 20
 """Several frames of the usual size at every step of their way; one that is larger is mapped anew."""
@@ -22,7 +23,7 @@ MIN_KEPT_BYTES = 2 << 20
 """Less would not hold the two buffers of one frame."""
 
 MEMORY_SHARE = 64
-"""At most this part of the device's memory: 4 MiB on a board of 256 MB."""
+"""At most this part of the memory that this process may use: 4 MiB on a board of 256 MB."""
 
 _TRIM_THRESHOLD = -1
 _MMAP_THRESHOLD = -3
@@ -34,7 +35,7 @@ def keep_freed_memory(kept_bytes: int = 0) -> bool:
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is None:
         return False
-    kept_bytes = kept_bytes or choose_kept_bytes(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    kept_bytes = kept_bytes or choose_kept_bytes(read_limits().memory_bytes)
     return bool(mallopt(_MMAP_THRESHOLD, kept_bytes)) and bool(mallopt(_TRIM_THRESHOLD, kept_bytes))
 
 

@@ -29,25 +29,25 @@ from mesh.planning.search import Question, search
 
 def plan_single(problem: Problem) -> Plan | Infeasible:
     """The whole model on the device that is fastest with it."""
-    reasons = obvious_reasons(problem)
-    if reasons:
-        return Infeasible(reasons)
-    wholes = _wholes(problem)
-    if not wholes:
-        return Infeasible(("no device holds the whole model",))
+    wholes = _find_wholes(problem)
+    if isinstance(wholes, Infeasible):
+        return wholes
     return make_plan(problem, (wholes[0].stage,), "the best single device")
 
 
 def plan_copies(problem: Problem) -> Plan | Infeasible:
     """The whole model on every device that holds it, frames going to whoever is free."""
-    reasons = obvious_reasons(problem)
-    if reasons:
-        return Infeasible(reasons)
-    wholes = _wholes(problem)
-    if not wholes:
-        return Infeasible(("no device holds the whole model",))
+    wholes = _find_wholes(problem)
+    if isinstance(wholes, Infeasible):
+        return wholes
     best = _best_copies(problem, wholes, len(wholes))
     return make_plan(problem, (best.stage,), "full copies")
+
+
+def _find_wholes(problem: Problem) -> list[Copies] | Infeasible:
+    if reasons := obvious_reasons(problem):
+        return Infeasible(reasons)
+    return _wholes(problem) or Infeasible(("no device holds the whole model",))
 
 
 def plan_uniform(problem: Problem) -> Plan | Infeasible:

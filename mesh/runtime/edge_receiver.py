@@ -36,6 +36,7 @@ from mesh.core.tensor import TensorSpec
 from mesh.errors import MeshError, NodeLost, Overloaded, ProtocolViolation, StaleGeneration, Timeout, UsageError
 from mesh.runtime.edge_sender import Link
 from mesh.runtime.stage import MAX_QUEUED_FRAMES, Stage
+from mesh.wire.frame_codec import MAX_FRAMES_PER_MESSAGE
 
 MAX_UNREAD_BYTES = 64 << 20
 """Answers that wait for one consumer. Its window bounds their number; a consumer that does not read may not
@@ -50,9 +51,6 @@ GOODBYE_LIMIT_S = 0.5
 MAX_OUTGOING_MESSAGES = 1024
 """Credits and closings that wait to go up an edge; a peer that reads none of them is cut off."""
 
-
-MAX_FRAMES_AT_ONCE = 32
-"""Answers that are taken to be written together: as many small ones as share a message."""
 
 SPARE_MESSAGES = 16
 """To a consumer, besides the answers of its window: hello, end, and heartbeats that wait behind answers."""
@@ -103,7 +101,11 @@ class _Outgoing:
     async def _send_frames(self, first: Frame, link: Link) -> None:
         """With those that wait right behind it: small ones share a message."""
         frames = [first]
-        while len(frames) < MAX_FRAMES_AT_ONCE and self._messages and isinstance(following := self._messages[0], Frame):
+        while (
+            len(frames) < MAX_FRAMES_PER_MESSAGE
+            and self._messages
+            and isinstance(following := self._messages[0], Frame)
+        ):
             self._messages.popleft()
             frames.append(following)
         await link.send_frames(frames)

@@ -16,18 +16,18 @@ import math
 import random
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from typing import Any
 
 from mesh.control.flow import FrameWindow
 from mesh.control.measuring import Meter
-from mesh.control.timing import DIAL_TIMEOUT_S, HEARTBEAT_INTERVAL_S, Liveness
 from mesh.core.frame import Frame, Outcome, StreamClass
 from mesh.core.measurement import SourceReport, SourceRequest
-from mesh.core.messages import Acknowledge, CloseStream, Heartbeat, OpenResults, OpenStream, ResultsAccepted
+from mesh.core.messages import OpenStream
 from mesh.core.tensor import DType, Tensor, TensorSpec
-from mesh.errors import MeshError, NodeLost, ProtocolViolation, Refused, RunFailed, Timeout, UsageError
-from mesh.runtime.edge_sender import Link
+from mesh.errors import MeshError, NodeLost, Refused, RunFailed, Timeout, UsageError
 from mesh.runtime.measure import blank_tensor
+from mesh.runtime.results_link import ResultsEvents, ResultsLink
 from mesh.runtime.stage import MAX_QUEUED_FRAMES, Stage
 from mesh.wire.channel import NodeClient
 
@@ -90,7 +90,8 @@ class FrameSource:
         self._meter = Meter(0.0, 0.0)
         self._over = asyncio.Event()
         self._error: MeshError | None = None
-        self._links: list[Link] = []
+        self._links: list[ResultsLink] = []
+        self._taken = 0
 
     # Upstream and sink, as stages see it ----------------------------------------------------------
 
@@ -115,7 +116,7 @@ class FrameSource:
         """Send for as long as was asked; raises what broke the stream, or what a frame failed with."""
         report: SourceReport | None = None
         async with asyncio.TaskGroup() as group:
-            works: list[asyncio.Task[None]] = []
+            works: set[asyncio.Task[None]] = set()
             try:
                 await self._open(group, works)
                 report = await self._measure(group, works)
@@ -128,7 +129,7 @@ class FrameSource:
                     self._stage.detach_sink(self._stream, None)
                 for link in self._links:
                     link.cancel()
-                for work in works:
+                for work in list(works):
                     work.cancel()
         if self._error is not None:
             raise self._error
@@ -139,41 +140,32 @@ class FrameSource:
     def _is_tail(self) -> bool:
         return len(self._deployment.plan.stages) == 1
 
-    async def _open(self, group: asyncio.TaskGroup, works: list[asyncio.Task[None]]) -> None:
+    async def _open(self, group: asyncio.TaskGroup, works: set[asyncio.Task[None]]) -> None:
+        def spawn(work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
+            task = group.create_task(work, name=name)
+            works.add(task)
+            task.add_done_callback(works.discard)
+            return task
+
         if self._is_tail:
             self._stage.attach_sink(self._stream, self)
         else:
-            for tail in self._deployment.plan.stages[-1].devices:
-                address = self._deployment.addresses[tail]
-                peer = f"node {tail[:8]} at {address}"
-                link = self._client(address).open_results(self._deployment.outputs)
+            told = ResultsEvents(self._answered, self.tell_draining, self._fail)
+            for device in self._deployment.plan.stages[-1].devices:
+                link = ResultsLink(self._deployment, device, self._client, spawn, self._now, told)
                 self._links.append(link)
-                await self._open_results(link, peer)
-                liveness = Liveness(self._now())
-                works.append(group.create_task(self._read(link, peer, liveness)))
-                works.append(group.create_task(self._beat(link, peer, liveness)))
+                await link.open(self._stream, 0, self._window.size)
         await self._stage.open_stream(
             OpenStream(self._stream, StreamClass.LOSSLESS, False, self._window.size, traceparent=""), self
         )
 
-    async def _open_results(self, link: Link, peer: str) -> None:
-        fence = self._deployment.fence
-        try:
-            async with asyncio.timeout(DIAL_TIMEOUT_S):
-                await link.send(OpenResults(self._deployment.name, fence, self._stream, 0, self._window.size))
-                accepted = await link.receive()
-        except TimeoutError:
-            raise NodeLost(f"{peer} did not answer within {DIAL_TIMEOUT_S:g} s") from None
-        if not isinstance(accepted, ResultsAccepted):
-            raise ProtocolViolation(f"{peer} answered with {type(accepted).__name__}")
-
-    async def _measure(self, group: asyncio.TaskGroup, works: list[asyncio.Task[None]]) -> SourceReport:
+    async def _measure(self, group: asyncio.TaskGroup, works: set[asyncio.Task[None]]) -> SourceReport:
         began = self._due_at = self._now()
         begins_at = began + self._request.warm_up_seconds
         ends_at = begins_at + self._request.seconds
         self._meter = Meter(begins_at, ends_at)
         if self._interval_s:
-            works.append(group.create_task(self._pace()))
+            works.add(group.create_task(self._pace()))
         else:
             self._fill()
         await self._wait_until(begins_at)
@@ -219,6 +211,15 @@ class FrameSource:
             if self._window.is_open and not self._over.is_set():
                 self._send()
 
+    def _answered(self, frame: Frame) -> None:
+        """From a results link: once per window the tail hears below which number all are answered."""
+        self._take(frame)
+        self._taken += 1
+        if self._taken % self._window.size == 0:
+            taken_through = next(iter(self._sent_at), self._next_sequence) - 1
+            for link in self._links:
+                link.acknowledge(taken_through)
+
     def _take(self, frame: Frame) -> None:
         sent_at = self._sent_at.pop(frame.sequence, None)
         if sent_at is None or self._over.is_set():
@@ -232,37 +233,3 @@ class FrameSource:
         self._meter.add(now, now - sent_at, frame.hops)
         if not self._interval_s:
             self._fill()
-
-    # Results link ---------------------------------------------------------------------------------
-
-    async def _read(self, link: Link, peer: str, liveness: Liveness) -> None:
-        taken, acknowledged = 0, -1
-        try:
-            while (message := await link.receive()) is not None:
-                liveness.heard(self._now())
-                match message:
-                    case Frame():
-                        self._take(message)
-                        taken += 1
-                        taken_through = next(iter(self._sent_at), self._next_sequence) - 1
-                        if taken % self._window.size == 0 and taken_through > acknowledged:
-                            acknowledged = taken_through
-                            await link.send(Acknowledge(taken_through))
-                    case CloseStream(_, error):
-                        self._fail(error or NodeLost(f"{peer} ended the stream"))
-                        return
-                    case _:
-                        pass  # heartbeats, and that this generation drains: the stream goes on to its end
-            self._fail(NodeLost(f"{peer} closed the connection"))
-        except MeshError as error:
-            self._fail(error)
-
-    async def _beat(self, link: Link, peer: str, liveness: Liveness) -> None:
-        try:
-            while True:
-                await asyncio.sleep(HEARTBEAT_INTERVAL_S)
-                if liveness.is_lost(self._now()):
-                    raise NodeLost(f"{peer} has gone silent")
-                await link.send(Heartbeat())
-        except MeshError as error:
-            self._fail(error)

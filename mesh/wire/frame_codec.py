@@ -29,6 +29,7 @@ from mesh.wire.frame_format import (
     FRAME_TAG,
     MAX_CHUNKS,
     MAX_FRAME_BYTES,
+    MAX_FRAMES_PER_MESSAGE,
     MAX_HEADER_BYTES,
     MAX_WHOLE_BYTES,
     FramePart,
@@ -39,6 +40,7 @@ from mesh.wire.frame_format import (
 
 __all__ = [
     "CHUNK_BYTES",
+    "MAX_FRAMES_PER_MESSAGE",
     "MAX_FRAME_BYTES",
     "MAX_HEADER_BYTES",
     "MAX_WHOLE_BYTES",

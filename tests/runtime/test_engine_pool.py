@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
 import signal
 import threading
@@ -19,6 +20,8 @@ from onnx import TensorProto, helper
 from mesh.arrays import from_array
 from mesh.core.ids import Sha256
 from mesh.core.tensor import Tensor
+from mesh.engines import child_process
+from mesh.engines.child_channel import Region
 from mesh.engines.child_process import ChildEngine, ChildSession
 from mesh.engines.contract import Engine, LoadOptions
 from mesh.engines.fake import FakeEngine, FakeModel, FakeSession
@@ -126,6 +129,26 @@ async def test_nothing_is_lost_when_the_child_is_killed_in_a_run() -> None:
         assert child_of(engine) != before
         assert len(restarts) == 1
         assert "SIGKILL" in restarts[0]
+
+
+async def test_an_item_that_cannot_be_handed_over_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    refused: list[int] = []
+
+    def refuse_once(number: int, size_bytes: int) -> Region:
+        if not refused:
+            refused.append(size_bytes)
+            raise OSError(errno.ENOMEM, "no room for a region")
+        return Region(number, size_bytes)
+
+    monkeypatch.setattr(child_process, "Region", refuse_once)
+    async with open_pool(ChildEngine("fake")) as pool:
+        engine = await lease(pool, add_one("x", "y"))
+        before = child_of(engine)
+        answers = Answers(engine)
+        answers.ask(1, 2)
+        assert await answers.wait(2) == [2, 3]
+        assert refused
+        assert child_of(engine) != before
 
 
 async def test_an_item_that_kills_two_engines_fails_and_the_others_go_on() -> None:
