@@ -118,5 +118,7 @@ def announce(role: str, ready: NodeReady | CoordinatorReady, data_dir: Path, is_
     say(f"{role} {ready.identity.name} ({ready.identity.node_id[:8]}) listens on {ready.address}, data in {data_dir}")
     for damage in ready.damages if isinstance(ready, NodeReady) else ():
         say(f"warning: deployment {damage.name} is not loaded, its file is set aside: {damage.reason} ({damage.path})")
+    if isinstance(ready, CoordinatorReady) and ready.damage:
+        say(f"warning: {ready.damage}")
     if is_insecure:
         say(f"warning: --insecure: anyone who reaches this address can use this {role} and read what passes through it")

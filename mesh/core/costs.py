@@ -19,7 +19,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
 
-from mesh.core.fleet import Link
+from mesh.core.fleet import Capabilities, Link
 from mesh.core.graph import Graph
 from mesh.core.ids import NodeId
 from mesh.errors import UsageError
@@ -34,6 +34,62 @@ BYTE_SECONDS = 0.3e-9
 ASSUMED_EFFICIENCY = 0.5
 """Share of its matrix-multiplication rate that a device reaches on a whole model, used only while no
 device has run the model. It scales all such devices alike, so it does not change which is faster."""
+
+
+CORES_DECIMALS = 2
+"""Of a device type: a cgroup quota is told in hundredths of a core."""
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceType:
+    """What equal devices have in common: figures measured on one of them hold for the others."""
+
+    hardware: str
+    """What the board or its processor calls itself."""
+    cores: float
+    """The share that the node may use, a quota included."""
+    runtime_version: str
+    mode: str
+    """Threads per run x runs at once."""
+
+
+def type_of(capabilities: Capabilities) -> DeviceType:
+    told = capabilities
+    cores = round(told.cores, CORES_DECIMALS)
+    return DeviceType(told.hardware or told.arch, cores, told.runtime_version, told.mode)
+
+
+@dataclass(frozen=True, slots=True)
+class MeasuredPart:
+    """Groups `[start, end)` took so many seconds where they were loaded as a segment."""
+
+    start: int
+    end: int
+    seconds: float
+
+
+def refine(group_seconds: Sequence[float], parts: Sequence[MeasuredPart]) -> list[float]:
+    """Seconds of each group once real segments have been timed; of parts that overlap the later one counts.
+
+    What was measured holds exactly. Groups of which nothing was measured follow the others: a device that
+    is a third slower than its profile on what it runs is expected to be so on the rest. Parts that do not
+    lie within the groups are passed over.
+    """
+    refined = list(group_seconds)
+    known = [False] * len(refined)
+    for part in parts:
+        if not 0 <= part.start < part.end <= len(refined):
+            continue
+        predicted = math.fsum(refined[part.start : part.end])
+        span = part.end - part.start
+        for index in range(part.start, part.end):
+            share = refined[index] / predicted if predicted > 0 else 1 / span
+            refined[index] = part.seconds * share
+            known[index] = True
+    before = math.fsum(seconds for seconds, is_known in zip(group_seconds, known, strict=True) if is_known)
+    after = math.fsum(seconds for seconds, is_known in zip(refined, known, strict=True) if is_known)
+    scale = after / before if before > 0 else 1.0
+    return [seconds if is_known else seconds * scale for seconds, is_known in zip(refined, known, strict=True)]
 
 
 @dataclass(frozen=True, slots=True)

@@ -51,6 +51,10 @@ class Capabilities:
     """Measured copy bandwidth in 10^9 bytes per second; 0 while measuring."""
     state: NodeState
     software_version: str
+    hardware: str = ""
+    """What the board or its processor calls itself; empty where it does not say."""
+    mode: str = ""
+    """How its engines run: threads per run x runs at once, e.g. "4x1"."""
 
     @property
     def can_run(self) -> bool:

@@ -22,6 +22,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mesh.core.fleet import Provider
+from mesh.hardware.hardware_name import read_hardware_name
 from mesh.hardware.limits import read_limits
 
 CPU_PROVIDER = "CPUExecutionProvider"
@@ -58,6 +59,8 @@ class StaticFacts:
     memory_bytes: int
     memory_available_bytes: int
     disk_available_bytes: int
+    hardware: str = ""
+    """What the board or its processor calls itself; empty where it does not say."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +87,7 @@ def static_facts(data_dir: Path) -> StaticFacts:
         memory_bytes=limits.memory_bytes,
         memory_available_bytes=limits.memory_available_bytes,
         disk_available_bytes=shutil.disk_usage(existing).free,
+        hardware=read_hardware_name(),
     )
 
 

@@ -24,6 +24,7 @@ from mesh.core.report import DeploymentReport, NodeView
 from mesh.errors import DeploymentNotFound, MeshError, MissingExtra, NoNodes
 from mesh.runtime.fleet import Answered, Fleet
 from mesh.runtime.supervise import carry_through, together
+from mesh.storage.cost_store import CostStore
 
 Progress = Callable[[str], None]
 """Told in words what is going on; called on the event loop."""
@@ -64,8 +65,10 @@ class CoordinatorPort(Protocol):
 class Coordinator:
     """Works on a fleet that somebody else opened and closes."""
 
-    def __init__(self, fleet: Fleet) -> None:
+    def __init__(self, fleet: Fleet, costs: CostStore | None = None) -> None:
+        """`costs`: what was measured before; without it, what this coordinator measures is kept while it lives."""
         self._fleet = fleet
+        self._costs = costs if costs is not None else CostStore()
         self._working = asyncio.Lock()
 
     async def list_nodes(self) -> list[NodeView]:
@@ -89,7 +92,7 @@ class Coordinator:
     async def plan(self, model: bytes, options: PlanOptions, progress: Progress) -> Plan:
         deploying = _load_deploying()
         async with self._turn(progress):
-            plan: Plan = (await deploying.make_plan(await self.answered(), model, options, progress)).plan
+            plan: Plan = (await deploying.make_plan(await self.answered(), model, options, self._costs, progress)).plan
             return plan
 
     async def deploy(self, model: bytes, name: str, options: PlanOptions, progress: Progress) -> Deployment:
@@ -101,7 +104,7 @@ class Coordinator:
         deploying = _load_deploying()
         async with self._turn(progress):
             nodes = await self.answered()
-            planned = await deploying.make_plan(nodes, model, options, progress)
+            planned = await deploying.make_plan(nodes, model, options, self._costs, progress)
             fence = _next_fence(nodes, DeploymentName(name))
             deployment: Deployment = await deploying.activate(nodes, planned, DeploymentName(name), fence, progress)
             await carry_through(self._retire(nodes, _generations(nodes, name), progress), RETIRE_LIMIT_S)

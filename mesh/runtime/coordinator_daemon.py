@@ -1,7 +1,7 @@
 """The coordinator daemon: one fleet view kept warm, served over gRPC and announced.
 
-It keeps no state that the nodes do not have, only its identity: killed and started again, it answers
-as before. It owns its discovery: what it watches nodes with is what it announces itself with.
+It keeps no state that the nodes do not have, only its identity and what it measured: killed and started again, it
+answers as before. It owns its discovery: what it watches nodes with is what it announces itself with.
 On stop: refuse new work, undo what is half done, say goodbye, close.
 """
 
@@ -20,6 +20,8 @@ from mesh.runtime.coordinator_service import CoordinatorService
 from mesh.runtime.fleet import open_fleet
 from mesh.runtime.service_manager import ServiceManager
 from mesh.runtime.supervise import Supervisor
+from mesh.storage.cost_store import FILE_NAME as COSTS_FILE
+from mesh.storage.cost_store import CostStore
 from mesh.storage.folder import DataFolder
 from mesh.storage.identity import Identity, load_identity
 from mesh.wire.convert_coordinator import CoordinatorIdentity
@@ -51,6 +53,8 @@ class CoordinatorReady:
 
     identity: Identity
     address: str
+    damage: str = ""
+    """Why measurements that were stored are not used; empty where all is well."""
 
 
 class CoordinatorDaemon:
@@ -70,14 +74,15 @@ class CoordinatorDaemon:
                 opening = open_fleet(self._discovery, tasks, settles=self._settings.settles)
                 fleet = await stack.enter_async_context(opening)
                 told = CoordinatorIdentity(identity.node_id, identity.name, __version__)
-                service = CoordinatorService(Coordinator(fleet), told, tasks)
+                costs = await asyncio.to_thread(CostStore, folder.path / COSTS_FILE)
+                service = CoordinatorService(Coordinator(fleet, costs), told, tasks)
                 server = CoordinatorServer(service)
                 address = await server.start(self._settings.listen)
                 # Left in reverse: first the work, which still needs its caller and the nodes, then the server.
                 stack.push_async_callback(server.stop, SERVER_GRACE_S)
                 stack.push_async_callback(service.stop)
                 await self._discovery.advertise(_advertisement(identity, address))
-                on_ready(CoordinatorReady(identity, address))
+                on_ready(CoordinatorReady(identity, address, costs.damage))
                 service_manager.ready(tasks, f"coordinator {identity.name} listens on {address}")
                 await stop.wait()
                 service_manager.stopping()

@@ -18,8 +18,7 @@ from mesh.arrays import Array
 from mesh.control.deployments import key_of
 from mesh.control.repair import choose_standbys
 from mesh.control.timing import CALL_TIMEOUT_S, DRAIN_TIMEOUT_S
-from mesh.core.costs import Costs
-from mesh.core.fleet import Link, NodeState
+from mesh.core.fleet import NodeState
 from mesh.core.graph import Graph
 from mesh.core.ids import DeploymentName, NodeId, Sha256
 from mesh.core.plan import Deployment, Fence, Plan, PlanOptions
@@ -30,10 +29,7 @@ from mesh.errors import (
     Infeasible,
     MeshError,
     ModelInvalid,
-    NodeLost,
     NoNodes,
-    StorageError,
-    Timeout,
     UsageError,
     VerificationFailed,
 )
@@ -46,14 +42,13 @@ from mesh.planning.problem import Infeasible as NoPlan
 from mesh.planning.problem import Problem
 from mesh.planning.validate import problems
 from mesh.runtime.coordinator import Progress
+from mesh.runtime.costing import measure_costs
 from mesh.runtime.fleet import Answered
 from mesh.runtime.measure import MEMORY_FACTOR
-from mesh.runtime.profiling import measure_spread
 from mesh.runtime.proving import prove
+from mesh.runtime.sending import send_content
 from mesh.runtime.supervise import carry_through, together
-
-MEASURE_BUDGET_S = 1.0
-"""Time that each device spends running the whole model: some tens of runs of a model fit for such devices."""
+from mesh.storage.cost_store import CostStore
 
 PROBE_WAIT_S = 30.0
 """A node that has just started may still be measuring itself; a slow board takes that long."""
@@ -79,15 +74,20 @@ class Planned:
 # Planning -----------------------------------------------------------------------------------------
 
 
-async def make_plan(nodes: Sequence[Answered], data: bytes, options: PlanOptions, progress: Progress) -> Planned:
-    """Plan the model in `data` on `nodes`. Raises `ModelError`s, `Infeasible`, `NoNodes`, `NodeLost`."""
+async def make_plan(
+    nodes: Sequence[Answered], data: bytes, options: PlanOptions, store: CostStore, progress: Progress
+) -> Planned:
+    """Plan the model in `data` on `nodes`; what `store` does not know is measured.
+
+    Raises `ModelError`s, `Infeasible`, `NoNodes`, `NodeLost`.
+    """
     model = await asyncio.to_thread(read_model_bytes, data)
     graph = await asyncio.to_thread(summarise, model)
     progress(f"{len(graph.groups)} operator groups, {len(graph.cuts) - 2} places to cut")
     nodes = await _await_probes(_chosen(nodes, options), progress)
     if options.stages is not None and options.stages > len(nodes):
         raise Infeasible(f"{options.stages} stages need {options.stages} devices, there are {len(nodes)}")
-    costs = await _measure(nodes, model, graph, options, progress)
+    costs = await measure_costs(nodes, model, graph, options, store, progress)
     names = {node.view.capabilities.node_id: node.view.capabilities.name for node in nodes}
     devices = tuple(costs.devices)
     if options.forced is not None:
@@ -141,76 +141,6 @@ async def _await_probes(nodes: Sequence[Answered], progress: Progress) -> list[A
     return ready
 
 
-async def _measure(
-    nodes: Sequence[Answered], model: SourceModel, graph: Graph, options: PlanOptions, progress: Progress
-) -> Costs:
-    """A node that is lost meanwhile is left out, unless what is asked for cannot be had without it."""
-    seconds: dict[NodeId, float | None] = {}
-    needed = len(nodes) if options.forced is not None or options.devices else options.stages or 1
-    for node in nodes:  # one after the other: nodes may share a machine
-        capabilities = node.view.capabilities
-        try:
-            seconds[capabilities.node_id] = await _measure_model(node, model, progress)
-        except NodeLost as error:
-            if len(nodes) - 1 < needed:
-                raise
-            nodes = [other for other in nodes if other is not node]
-            progress(f"{capabilities.name} is left out: {error}")
-    links = await _measure_links(nodes, progress)
-    may_cut = options.forced is None and options.stages != 1 and len(nodes) > 1
-    work = await _spread(model, graph, progress) if may_cut else None
-    return Costs.from_measurements(
-        graph,
-        seconds,
-        {node.view.capabilities.node_id: node.view.capabilities.gflops for node in nodes},
-        links,
-        {node.view.capabilities.node_id: node.view.capabilities.memory_available_bytes for node in nodes},
-        group_work=work,
-    )
-
-
-async def _spread(model: SourceModel, graph: Graph, progress: Progress) -> list[float] | None:
-    try:
-        return await asyncio.to_thread(measure_spread, make_engine(), model, graph)
-    except MeshError as error:
-        progress(f"the time of each part is estimated from its operations: {error}")
-        return None
-
-
-async def _measure_model(node: Answered, model: SourceModel, progress: Progress) -> float | None:
-    """Seconds of one run of the whole model on `node`; None, with the reason told, where it cannot run it."""
-    name = node.view.capabilities.name
-    try:
-        await _send(node, model.sha256, model.data)
-        measured = await node.client.measure_model(model.sha256, MEASURE_BUDGET_S)
-    except NodeLost:
-        raise
-    except MeshError as error:
-        progress(f"{name} cannot run the model whole, its speed is estimated: {error}")
-        return None
-    progress(f"{name} runs the whole model in {measured.run_seconds * 1e3:.2f} ms")
-    return measured.run_seconds
-
-
-async def _measure_links(nodes: Sequence[Answered], progress: Progress) -> Mapping[tuple[NodeId, NodeId], Link]:
-    links: dict[tuple[NodeId, NodeId], Link] = {}
-    for source in nodes:
-        for target in nodes:
-            if source is target:
-                continue
-            names = source.view.capabilities.name, target.view.capabilities.name
-            try:
-                link = await source.client.measure_link(target.view.address)
-            except (NodeLost, Timeout) as error:
-                told = f"{names[0]} cannot measure its link to {names[1]}: {error.message}"
-                raise NodeLost(told, hint="see `mesh nodes`; without a node that is lost, deploying works") from None
-            links[source.view.capabilities.node_id, target.view.capabilities.node_id] = link
-            progress(
-                f"{names[0]} to {names[1]}: {link.latency_seconds * 1e3:.2f} ms, {link.bytes_per_second / 1e6:.0f} MB/s"
-            )
-    return links
-
-
 # Putting in force ---------------------------------------------------------------------------------
 
 
@@ -248,9 +178,9 @@ async def activate(
     ]
     try:
         progress("sending segments")
-        await together(_send(node, sha256, parts[sha256]) for node, sha256 in stages)
+        await together(send_content(node, sha256, parts[sha256]) for node, sha256 in stages)
         # At least one node keeps the whole model, so that a new plan never depends on who deployed it.
-        await _send(stages[0][0], planned.model.sha256, planned.model.data)
+        await send_content(stages[0][0], planned.model.sha256, planned.model.data)
         progress("loading")
         await together(node.client.prepare(deployment) for node, _ in stages)
         for node, _ in reversed(stages):  # tail first: an active stage can always send on
@@ -288,7 +218,7 @@ async def _cache_ahead(
     for spare, sha256 in zip(deployment.standbys, _contents(deployment.plan), strict=True):
         for node in spare[:1]:
             try:
-                await _send(by_id[node], sha256, parts[sha256])
+                await send_content(by_id[node], sha256, parts[sha256])
             except MeshError as error:
                 progress(f"{by_id[node].view.capabilities.name} is no stand-by yet: {error.message}")
 
@@ -330,16 +260,6 @@ def _boundaries(model: SourceModel, graph: Graph, plan: Plan) -> tuple[tuple[Ten
         tuple(graph.specs[name] for name in graph.cut_at[stage.segment.start].tensors) for stage in plan.stages[1:]
     ]
     return (model.inputs, *inner, graph.outputs)
-
-
-async def _send(node: Answered, sha256: Sha256, data: bytes) -> None:
-    try:
-        if sha256 not in await node.client.has_content([sha256]):
-            await node.client.put_content(sha256, data)
-    except Timeout as error:  # of calls that any node answers at once, however slow it computes
-        raise NodeLost(error.message, hint="check that it runs and can be reached") from None
-    except StorageError as error:
-        raise type(error)(f"{node.view.capabilities.name}: {error.message}", hint=error.hint) from None
 
 
 async def _take_back(nodes: Sequence[Answered], deployment: Deployment) -> str:

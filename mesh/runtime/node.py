@@ -90,6 +90,7 @@ class Node:
         self._discovery = discovery
         self._state = NodeState.MEASURING
         self._probe = ProbeResult()
+        self._mode = ""
 
     async def run(self, stop: asyncio.Event, on_ready: Callable[[NodeReady], None]) -> None:
         """Run until `stop` is set. Raises `StorageError`, `ListenError`, `MissingExtra` before `on_ready`."""
@@ -137,6 +138,7 @@ class Node:
             engine = make_engine(self._settings.engine)
         cores = max(1, int(facts.cores))
         options = LoadOptions(threads=self._settings.threads or cores, runs=self._settings.runs)
+        self._mode = f"{options.threads}x{options.runs}"
         return engine, options, EnginePool(engine, slots=max(1, cores // options.threads, options.runs))
 
     def _compose(
@@ -164,6 +166,8 @@ class Node:
             memory_gb_per_s=self._probe.memory_gb_per_s,
             state=self._state,
             software_version=__version__,
+            hardware=facts.hardware,
+            mode=self._mode,
         )
 
     def _advertisement(self, address: str) -> Advertisement:

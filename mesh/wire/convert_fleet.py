@@ -61,6 +61,8 @@ def capabilities_to_proto(capabilities: Capabilities) -> node_pb2.Capabilities:
         memory_gb_per_s=capabilities.memory_gb_per_s,
         state=node_state_to_proto(capabilities.state),
         software_version=capabilities.software_version,
+        hardware=capabilities.hardware,
+        mode=capabilities.mode,
     )
 
 
@@ -83,6 +85,8 @@ def _capabilities_from_proto(proto: node_pb2.Capabilities, state: NodeState) -> 
         memory_gb_per_s=check_number(proto.memory_gb_per_s, "capabilities.memory_gb_per_s"),
         state=state,
         software_version=check_label(proto.software_version, "capabilities.software_version"),
+        hardware=check_label(proto.hardware, "capabilities.hardware"),
+        mode=check_label(proto.mode, "capabilities.mode"),
     )
 
 

@@ -106,6 +106,8 @@ capabilities = st.builds(
     memory_gb_per_s=positive,
     state=st.sampled_from([NodeState.MEASURING, NodeState.READY, NodeState.DRAINING]),
     software_version=st.just("0.1.0"),
+    hardware=st.sampled_from(["", "Raspberry Pi 4 Model B Rev 1.4"]),
+    mode=st.sampled_from(["", "4x1"]),
 )
 uint32 = st.integers(0, (1 << 32) - 1)
 reports = st.builds(

@@ -1,0 +1,199 @@
+"""Costs of a model on nodes: what the store knows, and what is measured because it does not.
+
+A device *type* is profiled once, on the first of its devices; the others are as fast, or as much faster as their
+probes say. What loaded segments took replaces the profile for their part (`mesh.core.costs.refine`). Links are
+measured for every pair, and again when they are old. Called by whoever plans, which owns the store.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from itertools import accumulate, permutations
+
+from mesh.core.costs import Costs, DeviceCosts, DeviceType, MeasuredPart, refine, type_of
+from mesh.core.fleet import Capabilities, Link
+from mesh.core.graph import Graph
+from mesh.core.ids import NodeId
+from mesh.core.plan import PlanOptions
+from mesh.engines import make_engine
+from mesh.errors import MeshError, NodeLost, Timeout
+from mesh.model.read import SourceModel
+from mesh.runtime.coordinator import Progress
+from mesh.runtime.fleet import Answered
+from mesh.runtime.profiling import measure_spread
+from mesh.runtime.sending import send_content
+from mesh.storage.cost_store import CostStore, ModelCost
+
+MEASURE_BUDGET_S = 1.0
+"""Time that a device spends running the whole model: some tens of runs of a model fit for such devices."""
+
+PROBE_AGREEMENT = 0.15
+"""Devices of one type whose probes differ by less than this share are taken as equally fast: probes of one board differ
+by a tenth from start to start, and equal devices keep the planner exact where different ones do not."""
+
+LINK_MAX_AGE_S = 600.0
+"""Boards are moved, radio channels fill up; and a command that is given twice in ten minutes need not measure twice."""
+
+
+def costs_from_store(
+    store: CostStore,
+    graph: Graph,
+    devices: Mapping[NodeId, Capabilities],
+    links: Mapping[tuple[NodeId, NodeId], Link] | None = None,
+) -> Costs:
+    """Costs of `graph` on `devices` from what is stored; nothing is measured, nobody is asked.
+
+    A device whose type never ran the model is estimated from its probe. `links` default to the stored ones. Raises
+    `UsageError` where a link is not known, or a device neither ran the model nor has a probe.
+    """
+    known = {node: _model_cost(store, graph, told) for node, told in devices.items()}
+    refined = {node: _group_seconds(store, graph, devices[node], cost) for node, cost in known.items() if cost}
+    shares = next(iter(refined.values()), None)
+    found = Costs.from_measurements(
+        graph,
+        {node: sum(refined[node]) if node in refined else None for node in devices},
+        {node: told.gflops for node, told in devices.items() if told.gflops > 0},
+        stored_links(store, devices) if links is None else links,
+        {node: told.memory_available_bytes for node, told in devices.items()},
+        group_work=shares,
+    )
+    measured = {node: _with_groups(found.device(node), seconds) for node, seconds in refined.items()}
+    return Costs({**found.devices, **measured}, found.links)
+
+
+def stored_links(store: CostStore, devices: Mapping[NodeId, Capabilities]) -> dict[tuple[NodeId, NodeId], Link]:
+    """However old; pairs that were never measured are missing."""
+    found = {pair: store.link(*pair) for pair in permutations(devices, 2)}
+    return {pair: Link(cost.latency_seconds, cost.bytes_per_second) for pair, cost in found.items() if cost}
+
+
+def _model_cost(store: CostStore, graph: Graph, told: Capabilities) -> ModelCost | None:
+    cost = store.model(graph.model_sha256, type_of(told))
+    return cost if cost is not None and len(cost.group_seconds) == len(graph.groups) else None
+
+
+def _group_seconds(store: CostStore, graph: Graph, told: Capabilities, cost: ModelCost) -> list[float]:
+    segments = store.segments_of(graph.model_sha256, type_of(told))
+    parts = [MeasuredPart(each.start, each.end, each.seconds) for each in segments]
+    scale = speed_ratio(cost.gflops, told.gflops)
+    return [seconds * scale for seconds in refine(cost.group_seconds, parts)]
+
+
+def speed_ratio(measured_gflops: float, gflops: float) -> float:
+    """How much longer a device takes than the one of its type that was measured."""
+    if measured_gflops <= 0 or gflops <= 0 or abs(gflops / measured_gflops - 1) < PROBE_AGREEMENT:
+        return 1.0
+    return measured_gflops / gflops
+
+
+def _with_groups(device: DeviceCosts, group_seconds: Sequence[float]) -> DeviceCosts:
+    return replace(device, prefix_seconds=(0.0, *accumulate(group_seconds)))
+
+
+# Measuring ----------------------------------------------------------------------------------------
+
+
+async def measure_costs(
+    nodes: Sequence[Answered],
+    model: SourceModel,
+    graph: Graph,
+    options: PlanOptions,
+    store: CostStore,
+    progress: Progress,
+) -> Costs:
+    """Costs of `graph` on `nodes`; measured now where the store does not know them, and stored.
+
+    A node that is lost meanwhile is left out, unless what is asked for cannot be had without it. Raises `NodeLost`,
+    and `StorageError` where the store cannot be written.
+    """
+    needed = len(nodes) if options.forced is not None or options.devices else options.stages or 1
+    may_cut = options.forced is None and options.stages != 1 and len(nodes) > 1
+    spread: list[float] | None = None
+    tried: set[DeviceType] = set()
+    for node in nodes:  # one after the other: nodes may share a machine
+        told = node.view.capabilities
+        cost = _model_cost(store, graph, told)
+        if cost is not None or type_of(told) in tried:
+            if cost is not None and type_of(told) not in tried:
+                progress(f"{told.name}: figures of {describe_age(time.time() - cost.at)} ago")
+                tried.add(type_of(told))
+            continue
+        try:
+            seconds = await _measure_model(node, model, progress)
+        except NodeLost as error:
+            if len(nodes) - 1 < needed:
+                raise
+            nodes = [other for other in nodes if other is not node]
+            progress(f"{told.name} is left out: {error}")
+            continue
+        tried.add(type_of(told))
+        if seconds is not None:
+            if spread is None and may_cut:
+                spread = await _spread(model, graph, progress)
+            work = spread or [float(group.flops) for group in graph.groups]
+            total = sum(work) or 1.0
+            shares = [each / total for each in work] if sum(work) else [1 / len(work)] * len(work)
+            cost = ModelCost(tuple(share * seconds for share in shares), time.time(), True, told.gflops)
+            store.put_model(graph.model_sha256, type_of(told), cost)
+    links = await _measure_links(nodes, store, progress)
+    await asyncio.to_thread(store.save)
+    devices = {node.view.capabilities.node_id: node.view.capabilities for node in nodes}
+    return costs_from_store(store, graph, devices, links)
+
+
+def describe_age(seconds: float) -> str:
+    """In words, in the largest unit that is not less than one."""
+    for size, unit in ((86_400, "days"), (3600, "hours"), (60, "minutes")):
+        if seconds >= size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{max(0.0, seconds):.0f} seconds"
+
+
+async def _spread(model: SourceModel, graph: Graph, progress: Progress) -> list[float] | None:
+    try:
+        return await asyncio.to_thread(measure_spread, make_engine(), model, graph)
+    except MeshError as error:
+        progress(f"the time of each part is estimated from its operations: {error}")
+        return None
+
+
+async def _measure_model(node: Answered, model: SourceModel, progress: Progress) -> float | None:
+    """Seconds of one run of the whole model on `node`; None, with the reason told, where it cannot run it."""
+    name = node.view.capabilities.name
+    try:
+        await send_content(node, model.sha256, model.data)
+        measured = await node.client.measure_model(model.sha256, MEASURE_BUDGET_S)
+    except NodeLost:
+        raise
+    except MeshError as error:
+        progress(f"{name} cannot run the model whole, its speed is estimated: {error}")
+        return None
+    progress(f"{name} runs the whole model in {measured.run_seconds * 1e3:.2f} ms")
+    return measured.run_seconds
+
+
+async def _measure_links(
+    nodes: Sequence[Answered], store: CostStore, progress: Progress
+) -> Mapping[tuple[NodeId, NodeId], Link]:
+    links: dict[tuple[NodeId, NodeId], Link] = {}
+    for source, target in permutations(nodes, 2):
+        pair = source.view.capabilities.node_id, target.view.capabilities.node_id
+        known = store.link(*pair)
+        if known is not None and 0 <= time.time() - known.at < LINK_MAX_AGE_S:
+            links[pair] = Link(known.latency_seconds, known.bytes_per_second)
+            continue
+        names = source.view.capabilities.name, target.view.capabilities.name
+        try:
+            link = await source.client.measure_link(target.view.address)
+        except (NodeLost, Timeout) as error:
+            told = f"{names[0]} cannot measure its link to {names[1]}: {error.message}"
+            raise NodeLost(told, hint="see `mesh nodes`; without a node that is lost, deploying works") from None
+        links[pair] = link
+        store.put_link(*pair, link, time.time())
+        progress(
+            f"{names[0]} to {names[1]}: {link.latency_seconds * 1e3:.2f} ms, {link.bytes_per_second / 1e6:.0f} MB/s"
+        )
+    return links

@@ -1,0 +1,18 @@
+"""Content on its way to nodes: models and segments, each by its SHA-256."""
+
+from __future__ import annotations
+
+from mesh.core.ids import Sha256
+from mesh.errors import NodeLost, StorageError, Timeout
+from mesh.runtime.fleet import Answered
+
+
+async def send_content(node: Answered, sha256: Sha256, data: bytes) -> None:
+    """Send what `node` does not have yet. Raises `NodeLost`, `StorageError` naming the node, `Overloaded`."""
+    try:
+        if sha256 not in await node.client.has_content([sha256]):
+            await node.client.put_content(sha256, data)
+    except Timeout as error:  # of calls that any node answers at once, however slow it computes
+        raise NodeLost(error.message, hint="check that it runs and can be reached") from None
+    except StorageError as error:
+        raise type(error)(f"{node.view.capabilities.name}: {error.message}", hint=error.hint) from None
