@@ -103,6 +103,8 @@ def deployment_document(report: DeploymentReport, plan: dict[str, Any]) -> dict[
                 "device": stage.device,
                 "frames": stage.frames,
                 "compute_ms": stage.compute_seconds * 1e3,
+                "waiting_ms": stage.waiting_seconds * 1e3,
+                "leaving_ms": stage.leaving_seconds * 1e3,
                 "throughput_per_s": stage.throughput_per_s,
                 "dropped": stage.dropped,
                 "failed": stage.failed,

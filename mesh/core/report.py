@@ -20,6 +20,10 @@ class StageReport:
     failed: int
     device: NodeId | None = None
     """Which of the stage's devices tells this; None where it was not told."""
+    waiting_seconds: float = 0.0
+    """From a frame's arrival to its computing, weighted likewise."""
+    leaving_seconds: float = 0.0
+    """From computed to handed over to what comes next, weighted likewise: long where that or the way there is slow."""
 
 
 @dataclass(frozen=True, slots=True)

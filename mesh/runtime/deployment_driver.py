@@ -366,4 +366,6 @@ def _report_stage(stage: Stage, node: NodeId) -> StageReport:
         counted.dropped,
         counted.failed,
         node,
+        counted.waiting_seconds,
+        counted.leaving_seconds,
     )

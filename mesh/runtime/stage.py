@@ -52,9 +52,6 @@ RATE_SAMPLES = 64
 RATE_HORIZON_S = 5.0
 """Without a completion for so long, throughput is reported as zero."""
 
-EWMA_WEIGHT = 0.1
-"""Of the newest compute time in the running mean: the last ten or so frames count."""
-
 
 class Stage:
     """See the module. `downstream` is None at the tail."""
@@ -255,7 +252,7 @@ class Stage:
     def _settle(self, item: Item, outcome: Outcome, error: MeshError) -> None:
         item.upstream.consumed(item.size_bytes)
         slot = Slot(item)
-        slot.decide(self._without_tensors(item, outcome, error))
+        slot.decide(self._without_tensors(item, outcome, error), self._now())
         self._slots.append(slot)
 
     def _pump(self) -> None:
@@ -267,10 +264,10 @@ class Stage:
             self._slots.append(slot)
             is_returned = True
             if item.frame.outcome is not Outcome.OK:
-                slot.decide(self._without_tensors(item, item.frame.outcome, item.frame.error))
+                slot.decide(self._without_tensors(item, item.frame.outcome, item.frame.error), self._now())
             elif item.deadline_at is not None and self._now() >= item.deadline_at:
                 error = Overloaded(f"its time was up before stage {self.index} could compute it")
-                slot.decide(self._without_tensors(item, Outcome.LATE, error))
+                slot.decide(self._without_tensors(item, Outcome.LATE, error), self._now())
             else:
                 self._submitted += 1
                 feeds = [item.frame.tensors[position] for position in self._feeds]
@@ -309,15 +306,13 @@ class Stage:
         if completion.error is not None:
             statistics.failed += 1
             outcome = Outcome.LATE if isinstance(completion.error, Timeout) else Outcome.FAILED
-            slot.decide(self._without_tensors(item, outcome, completion.error))
+            slot.decide(self._without_tensors(item, outcome, completion.error), self._now())
         else:
-            statistics.frames += 1
-            weight = EWMA_WEIGHT if statistics.frames > 1 else 1.0
-            statistics.compute_seconds += weight * (completion.compute_seconds - statistics.compute_seconds)
+            statistics.count(completion.compute_seconds, queue_us / 1e6)
             self._completed_at.append(self._now())
             frame = item.frame
             tensors = tuple(completion.outputs[at] if is_made else frame.tensors[at] for is_made, at in self._leaving)
-            slot.decide(follow_up(frame, tensors, self._remaining_us(item), Outcome.OK, None, hop))
+            slot.decide(follow_up(frame, tensors, self._remaining_us(item), Outcome.OK, None, hop), self._now())
         self._pump()
 
     # Way out ------------------------------------------------------------------------------------
@@ -330,6 +325,7 @@ class Stage:
             while done := self._take_done():
                 await self._let_go(done)
                 for slot in done:
+                    self.statistics.count_left(self._now() - slot.decided_at)
                     if self.recorder is not None:
                         self.recorder(slot.item.frame, slot.item.received_at, self._now())
                     self._slots.popleft()

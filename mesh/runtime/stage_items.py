@@ -12,6 +12,9 @@ from mesh.core.tensor import Tensor
 from mesh.errors import MeshError
 from mesh.runtime.stage_ports import Upstream
 
+EWMA_WEIGHT = 0.1
+"""Of the newest time in a running mean: the last ten or so frames count."""
+
 
 @dataclass(slots=True)
 class Item:
@@ -27,9 +30,11 @@ class Item:
 class Slot:
     item: Item
     result: Frame | None = None
+    decided_at: float = 0.0
 
-    def decide(self, result: Frame) -> None:
+    def decide(self, result: Frame, now: float) -> None:
         self.result = result
+        self.decided_at = now
         self.item.frame = result  # what entered is freed now: its credit has been given back
 
 
@@ -66,6 +71,20 @@ class StageStatistics:
     failed: int = 0
     discarded: int = 0
     """Frames whose stream was closed while they were under way."""
+    waiting_seconds: float = 0.0
+    """Between arriving and being computed; exponentially weighted, as the next."""
+    leaving_seconds: float = 0.0
+    """Between being computed and having left."""
+
+    def count(self, compute_seconds: float, waiting_seconds: float) -> None:
+        """One more frame was computed."""
+        self.frames += 1
+        weight = EWMA_WEIGHT if self.frames > 1 else 1.0
+        self.compute_seconds += weight * (compute_seconds - self.compute_seconds)
+        self.waiting_seconds += weight * (waiting_seconds - self.waiting_seconds)
+
+    def count_left(self, leaving_seconds: float) -> None:
+        self.leaving_seconds += EWMA_WEIGHT * (leaving_seconds - self.leaving_seconds)
 
 
 def tell_closed(upstreams: Sequence[Upstream], stream: int, error: MeshError | None) -> None:

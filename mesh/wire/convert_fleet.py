@@ -185,6 +185,8 @@ def _fill_report(proto: ReportMessage, report: DeploymentReport) -> ReportMessag
             dropped=stage.dropped,
             failed=stage.failed,
             node_id=stage.device or "",
+            waiting_seconds=stage.waiting_seconds,
+            leaving_seconds=stage.leaving_seconds,
         )
         for stage in report.stages
     )
@@ -220,6 +222,8 @@ def _stage_report_from_proto(proto: node_pb2.StageStatus) -> StageReport:
         dropped=proto.dropped,
         failed=proto.failed,
         device=check_id(proto.node_id, "node id") if proto.node_id else None,
+        waiting_seconds=check_number(proto.waiting_seconds, "waiting_seconds"),
+        leaving_seconds=check_number(proto.leaving_seconds, "leaving_seconds"),
     )
 
 
