@@ -11,6 +11,7 @@ import typer
 
 from mesh import __version__
 from mesh.errors import UsageError
+from mesh.wire.experiments import read_in_larger_pieces
 from nodes.lab_commands import lab_app
 from nodes.measuring_commands import bench, trace
 from nodes.options import (
@@ -128,6 +129,8 @@ def node(
     as_json: JsonOption = False,
 ) -> None:
     """Run the node daemon of this device in the foreground, until Ctrl-C or SIGTERM."""
+    read_in_larger_pieces()
+
     from mesh.runtime.engine_mode import parse_engine_mode
     from mesh.runtime.node import NodeSettings
     from nodes.daemon import NODE_PORT, check_listen, discovery_for, run_node

@@ -25,8 +25,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from mesh.core.costs import Costs, DeviceCosts, Handling  # noqa: E402 - after the path to this clone
-from mesh.core.fleet import Link  # noqa: E402
+from mesh.core.costs import Costs, DeviceCosts  # noqa: E402 - after the path to this clone
+from mesh.core.fleet import Handling, Link  # noqa: E402
 from mesh.core.graph import Graph  # noqa: E402
 from mesh.core.ids import NodeId  # noqa: E402
 from mesh.core.plan import Plan  # noqa: E402

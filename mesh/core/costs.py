@@ -19,17 +19,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
 
-from mesh.core.fleet import Capabilities, Link
+from mesh.core.fleet import Capabilities, Handling, Link
 from mesh.core.graph import Graph
 from mesh.core.ids import NodeId
 from mesh.errors import UsageError
-
-MESSAGE_SECONDS = 150e-6
-"""Estimated CPU time to send or to receive one message, without its bytes. With `BYTE_SECONDS` it
-makes the 0.35 to 0.5 ms that a stage spent per frame of 150 to 400 KB on one desktop core."""
-
-BYTE_SECONDS = 0.3e-9
-"""Estimated CPU time per byte to send or to receive: about two copies at memory speed."""
 
 ASSUMED_EFFICIENCY = 0.5
 """Share of its matrix-multiplication rate that a device reaches on a whole model, used only while no
@@ -101,18 +94,6 @@ class Figure:
 
     def __add__(self, other: Figure) -> Figure:
         return Figure(self.seconds + other.seconds, self.measured and other.measured)
-
-
-@dataclass(frozen=True, slots=True)
-class Handling:
-    """CPU time that a message costs the device at either end: serialising, copying, the event loop."""
-
-    message_seconds: float = MESSAGE_SECONDS
-    byte_seconds: float = BYTE_SECONDS
-    measured: bool = False
-
-    def seconds(self, nbytes: int) -> float:
-        return self.message_seconds + self.byte_seconds * nbytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,10 +191,10 @@ class Costs:
         costs = self.device(device)
         return Figure(costs.prefix_seconds[end] - costs.prefix_seconds[start], costs.measured)
 
-    def handling(self, device: NodeId, nbytes: int) -> Figure:
-        """CPU time of `device` to send, or to receive, one message of `nbytes`."""
+    def handling(self, device: NodeId, nbytes: int, *, sent: bool) -> Figure:
+        """CPU time of `device` to send, else to receive, one message of `nbytes`."""
         costs = self.device(device).handling
-        return Figure(costs.seconds(nbytes), costs.measured)
+        return Figure(costs.seconds(nbytes, sent=sent), costs.measured)
 
     def transfer(self, source: NodeId, target: NodeId, nbytes: int) -> Figure:
         """Time from the first byte sent to the last byte received; 0 from a device to itself."""
@@ -275,6 +256,8 @@ def _check_device(node: NodeId, device: DeviceCosts) -> None:
     _check_positive(device.memory_bytes, f"memory_bytes[{node}]")
     _check_not_negative(device.handling.message_seconds, f"handling[{node}].message_seconds")
     _check_not_negative(device.handling.byte_seconds, f"handling[{node}].byte_seconds")
+    if device.handling.sent_byte_seconds is not None:
+        _check_not_negative(device.handling.sent_byte_seconds, f"handling[{node}].sent_byte_seconds")
 
 
 def _check_link(source: NodeId, target: NodeId, link: Link | None) -> None:

@@ -64,3 +64,12 @@ class MeasuredModel:
     run_seconds: float
     """Median over `runs`, one frame."""
     runs: int
+
+
+@dataclass(frozen=True, slots=True)
+class Echo:
+    """What a node says of bytes that it was sent."""
+
+    received_bytes: int
+    process_seconds: float
+    """CPU time that its process has taken since it began."""

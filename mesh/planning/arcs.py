@@ -94,8 +94,11 @@ def price_arcs(problem: Problem, cuts: Sequence[Cut], types: DeviceTypes) -> Arc
     busy = np.empty((len(types), len(nodes), len(nodes)))
     for index, members in enumerate(types):
         space, costs = problem.space, problem.costs
-        handling = np.array([space.handling_seconds(costs, members[0], c, cuts[p].bytes) for p, c in nodes])
-        busy[index] = compute[index][np.ix_(cut_of, cut_of)] + (handling[:, None] + handling[None, :])
+        entry, leave = (
+            np.array([space.handling_seconds(costs, members[0], c, cuts[p].bytes, sent=sent) for p, c in nodes])
+            for sent in (False, True)
+        )
+        busy[index] = compute[index][np.ix_(cut_of, cut_of)] + (entry[:, None] + leave[None, :])
     wire = np.array([problem.space.wire_bytes(codec, cuts[cut].bytes) for cut, codec in nodes], dtype=np.float64)
     occupied, transfer = _price_links(problem, types, kinds, wire)
     flops = np.array([0, *accumulate(group.flops for group in problem.graph.groups)])[[c.position for c in cuts]]

@@ -80,8 +80,11 @@ def plan_homogeneous(problem: Problem) -> Plan | Infeasible:
     nbytes = np.array([float(cut.bytes) for cut in cuts])
     known = [costs.device(device) for device in devices]
     before = np.mean([device.prefix_seconds for device in known], axis=0)[positions]
-    handling = np.mean([[device.handling.seconds(cut.bytes) for cut in cuts] for device in known], axis=0)
-    own = before[None, :] - before[:, None] + handling[None, :] + handling[:, None]
+    leave, entry = (
+        np.mean([[device.handling.seconds(cut.bytes, sent=sent) for cut in cuts] for device in known], axis=0)
+        for sent in (True, False)
+    )
+    own = before[None, :] - before[:, None] + leave[None, :] + entry[:, None]
     own[positions[:, None] >= positions[None, :]] = np.inf
     links = [costs.link(a, b) for a in devices for b in devices if a != b]
     between = np.zeros(len(cuts))

@@ -12,8 +12,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from itertools import permutations
 
-from mesh.core.costs import BYTE_SECONDS, MESSAGE_SECONDS, Costs, Handling
-from mesh.core.fleet import Link
+from mesh.core.costs import Costs
+from mesh.core.fleet import BYTE_SECONDS, MESSAGE_SECONDS, Handling, Link
 from mesh.core.fleet_file import Fleet, FleetDevice, Role
 from mesh.core.graph import Graph
 from mesh.core.ids import NodeId

@@ -164,7 +164,10 @@ def pass_seconds(graph: Graph, stages: Sequence[Stage], index: int, costs: Costs
     variant = _known_variant(stage.variant, space)
     return tuple(
         space.compute_seconds(costs, device, variant, start, end)
-        + (space.handling_seconds(costs, device, received, entry) + space.handling_seconds(costs, device, sent, leave))
+        + (
+            space.handling_seconds(costs, device, received, entry, sent=False)
+            + space.handling_seconds(costs, device, sent, leave, sent=True)
+        )
         for device in stage.devices
     )
 

@@ -125,14 +125,15 @@ class Space:
         prefix = known.prefix_seconds[device]
         return prefix[end] - prefix[start]
 
-    def handling_seconds(self, costs: Costs, device: NodeId, codec: str, nbytes: int) -> float:
+    def handling_seconds(self, costs: Costs, device: NodeId, codec: str, nbytes: int, *, sent: bool) -> float:
         """CPU time of one message at either end, coding included; infinite where `device` does not speak it."""
         if codec == RAW:
-            return costs.handling(device, nbytes).seconds
+            return costs.handling(device, nbytes, sent=sent).seconds
         known = self.codec_at.get(codec)
         if known is None or device not in known.byte_seconds:
             return math.inf
-        return costs.handling(device, known.coded_bytes(nbytes)).seconds + known.byte_seconds[device] * nbytes
+        coded = costs.handling(device, known.coded_bytes(nbytes), sent=sent).seconds
+        return coded + known.byte_seconds[device] * nbytes
 
     def wire_bytes(self, codec: str, nbytes: int) -> int:
         return nbytes if codec == RAW else self.codec_at[codec].coded_bytes(nbytes)

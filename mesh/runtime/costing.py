@@ -8,13 +8,14 @@ measured for every pair, and again when they are old. Called by whoever plans, w
 from __future__ import annotations
 
 import asyncio
+import statistics
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import accumulate, permutations
 
 from mesh.core.costs import Costs, DeviceCosts, DeviceType, MeasuredPart, refine, type_of
-from mesh.core.fleet import Capabilities, Link
+from mesh.core.fleet import BYTE_SECONDS, MESSAGE_SECONDS, Capabilities, Handling, Link
 from mesh.core.graph import Graph
 from mesh.core.ids import NodeId
 from mesh.core.plan import PlanOptions
@@ -34,6 +35,10 @@ PROBE_AGREEMENT = 0.15
 """Devices of one type whose probes differ by less than this share are taken as equally fast: probes of one board differ
 by a tenth from start to start, and equal devices keep the planner exact where different ones do not."""
 
+FRAME_MESSAGES = 2.0
+"""One frame of a stream, into a stage or out of it, in messages of a call: its credits, the queue, the engine, and
+caches that a model has emptied between two frames (measured)."""
+
 LINK_MAX_AGE_S = 600.0
 """Boards are moved, radio channels fill up; and a command that is given twice in ten minutes need not measure twice."""
 
@@ -52,12 +57,14 @@ def costs_from_store(
     known = {node: _model_cost(store, graph, told) for node, told in devices.items()}
     refined = {node: _group_seconds(store, graph, devices[node], cost) for node, cost in known.items() if cost}
     shares = next(iter(refined.values()), None)
+    links = stored_links(store, devices) if links is None else links
     found = Costs.from_measurements(
         graph,
         {node: sum(refined[node]) if node in refined else None for node in devices},
         {node: told.gflops for node, told in devices.items() if told.gflops > 0},
-        stored_links(store, devices) if links is None else links,
+        links,
         {node: told.memory_available_bytes for node, told in devices.items()},
+        handling={node: handling_of(node, told.cores, links) for node, told in devices.items()},
         group_work=shares,
     )
     measured = {node: _with_groups(found.device(node), seconds) for node, seconds in refined.items()}
@@ -67,7 +74,25 @@ def costs_from_store(
 def stored_links(store: CostStore, devices: Mapping[NodeId, Capabilities]) -> dict[tuple[NodeId, NodeId], Link]:
     """However old; pairs that were never measured are missing."""
     found = {pair: store.link(*pair) for pair in permutations(devices, 2)}
-    return {pair: Link(cost.latency_seconds, cost.bytes_per_second) for pair, cost in found.items() if cost}
+    return {pair: cost.as_link() for pair, cost in found.items() if cost}
+
+
+def handling_of(node: NodeId, cores: float, links: Mapping[tuple[NodeId, NodeId], Link]) -> Handling:
+    """What a message of a stream costs `node`, from what messages cost it on its `links`; estimated where none says.
+
+    Engine and event loop share what there is of less than one core, so there everything takes as much longer.
+    """
+    share = min(1.0, cores)
+    sending = [link.sending for (source, _), link in links.items() if source == node and link.sending]
+    receiving = [link.receiving for (_, target), link in links.items() if target == node and link.receiving]
+    if not sending or not receiving:
+        return Handling(MESSAGE_SECONDS / share, BYTE_SECONDS / share)
+    return Handling(
+        FRAME_MESSAGES * statistics.median(end.message_seconds for end in (*sending, *receiving)) / share,
+        statistics.median(end.byte_seconds for end in receiving) / share,
+        measured=True,
+        sent_byte_seconds=statistics.median(end.byte_seconds for end in sending) / share,
+    )
 
 
 def _model_cost(store: CostStore, graph: Graph, told: Capabilities) -> ModelCost | None:
@@ -183,7 +208,7 @@ async def _measure_links(
         pair = source.view.capabilities.node_id, target.view.capabilities.node_id
         known = store.link(*pair)
         if known is not None and 0 <= time.time() - known.at < LINK_MAX_AGE_S:
-            links[pair] = Link(known.latency_seconds, known.bytes_per_second)
+            links[pair] = known.as_link()
             continue
         names = source.view.capabilities.name, target.view.capabilities.name
         try:

@@ -7,10 +7,11 @@ import statistics
 import threading
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from pathlib import Path
 
-from mesh.core.fleet import Link
-from mesh.core.report import MeasuredModel
+from mesh.core.fleet import Handling, Link
+from mesh.core.report import Echo, MeasuredModel
 from mesh.core.tensor import DType, Tensor, TensorSpec, pack_strings
 from mesh.engines.contract import Engine, LoadOptions, Session
 from mesh.errors import ModelUnsupported, Timeout
@@ -34,24 +35,47 @@ MAX_MODEL_RUNS = 30
 MEASURE_LIMIT_S = 60.0
 """Over the budget, for loading and for a run that is under way when the budget is spent; what needs more hangs."""
 
-Echo = Callable[[bytes], Awaitable[object]]
+EchoCall = Callable[[bytes], Awaitable[Echo]]
 
 
-async def measure_link(echo: Echo) -> Link:
-    """Latency (half a round trip) and one-way rate of a link, through the mesh's own RPC stack."""
-    await echo(b"")  # connects
-    round_trips = [await _time(echo, b"") for _ in range(ECHO_ROUNDS)]
-    round_trip = statistics.median(round_trips)
-    payload = bytes(BURST_BYTES)
-    bursts = [await _time(echo, payload) for _ in range(BURST_ROUNDS)]
-    transfer = max(min(bursts) - min(round_trips), MIN_TRANSFER_SECONDS)
-    return Link(latency_seconds=round_trip / 2, bytes_per_second=BURST_BYTES / transfer)
+@dataclass(frozen=True, slots=True)
+class _Trip:
+    """There and back, in seconds: of the clock, of the CPU here, of the CPU there."""
+
+    seconds: float
+    here: float
+    there: float
 
 
-async def _time(echo: Echo, payload: bytes) -> float:
-    began = time.perf_counter()
-    await echo(payload)
-    return time.perf_counter() - began
+async def measure_link(echo: EchoCall, process_time: Callable[[], float]) -> Link:
+    """Latency (half a round trip), one-way rate and CPU time of a link, through the mesh's own RPC stack.
+
+    `process_time` is the CPU time that this process has taken, in seconds. What both processes do besides is counted
+    too; the medians leave out what is seldom. The bytes go over the link that is measured: one that lets them trickle
+    costs more of the CPU for each.
+    """
+    at = (await echo(b"")).process_seconds  # connects
+    small: list[_Trip] = []
+    large: list[_Trip] = []
+    for trips, rounds, payload in ((small, ECHO_ROUNDS, b""), (large, BURST_ROUNDS, bytes(BURST_BYTES))):
+        for _ in range(rounds):
+            began, own = time.perf_counter(), process_time()
+            answer = await echo(payload)
+            there, at = answer.process_seconds - at, answer.process_seconds
+            trips.append(_Trip(time.perf_counter() - began, process_time() - own, max(0.0, there)))
+    transfer = max(min(trip.seconds for trip in large) - min(trip.seconds for trip in small), MIN_TRANSFER_SECONDS)
+    return Link(
+        latency_seconds=statistics.median(trip.seconds for trip in small) / 2,
+        bytes_per_second=BURST_BYTES / transfer,
+        sending=_handling([trip.here for trip in small], [trip.here for trip in large]),
+        receiving=_handling([trip.there for trip in small], [trip.there for trip in large]),
+    )
+
+
+def _handling(small: list[float], large: list[float]) -> Handling:
+    """From the CPU seconds of round trips, each of which is a message out and a message in."""
+    empty = statistics.median(small)
+    return Handling(empty / 2, max(0.0, statistics.median(large) - empty) / BURST_BYTES, measured=True)
 
 
 def blank_tensor(spec: TensorSpec) -> Tensor:

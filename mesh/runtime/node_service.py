@@ -18,7 +18,7 @@ from mesh.core.ids import DeploymentName, NodeId, Sha256, check_name, check_sha2
 from mesh.core.measurement import SourceReport, SourceRequest, StageTrace
 from mesh.core.messages import OpenEdge, OpenResults
 from mesh.core.plan import Deployment, Fence
-from mesh.core.report import DeploymentReport, MeasuredModel
+from mesh.core.report import DeploymentReport, Echo, MeasuredModel
 from mesh.engines.contract import Engine, LoadOptions
 from mesh.errors import (
     DeploymentNotFound,
@@ -102,10 +102,10 @@ class NodeService:
         await self._driver.drain(Key(name, fence))
 
     async def measure_link(self, address: str) -> Link:
-        return await measure_link(self._client(address).echo)
+        return await measure_link(self._client(address).echo, time.process_time)
 
-    async def echo(self, payload: bytes) -> int:
-        return len(payload)
+    async def echo(self, payload: bytes) -> Echo:
+        return Echo(len(payload), time.process_time())
 
     async def measure_model(self, sha256: str, budget_seconds: float) -> MeasuredModel:
         digest = check_sha256(sha256)

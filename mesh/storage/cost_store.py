@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from mesh.core.costs import DeviceType
-from mesh.core.fleet import Link
+from mesh.core.fleet import Handling, Link
 from mesh.core.ids import NodeId, Sha256
 from mesh.core.plan import Segment
 from mesh.errors import UsageError
@@ -114,11 +114,25 @@ class LinkCost:
     latency_seconds: float
     bytes_per_second: float
     at: float
+    sending_message_seconds: float = 0.0
+    """CPU time of the source per message and, below, per byte; of the target likewise. All 0 where not measured."""
+    sending_byte_seconds: float = 0.0
+    receiving_message_seconds: float = 0.0
+    receiving_byte_seconds: float = 0.0
 
     def __post_init__(self) -> None:
+        for name in ("sending_message", "sending_byte", "receiving_message", "receiving_byte"):
+            _check(getattr(self, f"{name}_seconds"), f"{name}_seconds", 0.0, MAX_SECONDS)
         _check(self.latency_seconds, "latency_seconds", 0.0, MAX_SECONDS)
         _check(self.bytes_per_second, "bytes_per_second", 1e-3, 1e15)
         _check(self.at, "at", 0.0, math.inf)
+
+    def as_link(self) -> Link:
+        sending = Handling(self.sending_message_seconds, self.sending_byte_seconds, measured=True)
+        receiving = Handling(self.receiving_message_seconds, self.receiving_byte_seconds, measured=True)
+        if sending.message_seconds == 0 or receiving.message_seconds == 0:
+            return Link(self.latency_seconds, self.bytes_per_second)
+        return Link(self.latency_seconds, self.bytes_per_second, sending=sending, receiving=receiving)
 
 
 Cost = TypeVar("Cost", ModelCost, SegmentCost, LinkCost)
@@ -182,7 +196,9 @@ class CostStore:
         self._put(self._segments, (str(segment.sha256), device_type), cost, MAX_SEGMENTS)
 
     def put_link(self, source: NodeId, target: NodeId, link: Link, at: float) -> None:
-        cost = LinkCost(link.latency_seconds, link.bytes_per_second, at)
+        ends = [link.sending, link.receiving]
+        costs = [figure for end in ends if end for figure in (end.message_seconds, end.byte_seconds)]
+        cost = LinkCost(link.latency_seconds, link.bytes_per_second, at, *(costs if all(ends) else ()))
         self._put(self._links, (str(source), str(target)), cost, MAX_LINKS)
 
     def forget_model(self, sha256: str) -> None:

@@ -225,12 +225,24 @@ class MeasureLinkRequest(_message.Message):
     def __init__(self, address: _Optional[str] = ...) -> None: ...
 
 class MeasureLinkResponse(_message.Message):
-    __slots__ = ("latency_seconds", "bytes_per_second")
+    __slots__ = ("latency_seconds", "bytes_per_second", "sending", "receiving")
     LATENCY_SECONDS_FIELD_NUMBER: _ClassVar[int]
     BYTES_PER_SECOND_FIELD_NUMBER: _ClassVar[int]
+    SENDING_FIELD_NUMBER: _ClassVar[int]
+    RECEIVING_FIELD_NUMBER: _ClassVar[int]
     latency_seconds: float
     bytes_per_second: float
-    def __init__(self, latency_seconds: _Optional[float] = ..., bytes_per_second: _Optional[float] = ...) -> None: ...
+    sending: Handling
+    receiving: Handling
+    def __init__(self, latency_seconds: _Optional[float] = ..., bytes_per_second: _Optional[float] = ..., sending: _Optional[_Union[Handling, _Mapping]] = ..., receiving: _Optional[_Union[Handling, _Mapping]] = ...) -> None: ...
+
+class Handling(_message.Message):
+    __slots__ = ("message_seconds", "byte_seconds")
+    MESSAGE_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    BYTE_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    message_seconds: float
+    byte_seconds: float
+    def __init__(self, message_seconds: _Optional[float] = ..., byte_seconds: _Optional[float] = ...) -> None: ...
 
 class EchoRequest(_message.Message):
     __slots__ = ("payload",)
@@ -239,10 +251,12 @@ class EchoRequest(_message.Message):
     def __init__(self, payload: _Optional[bytes] = ...) -> None: ...
 
 class EchoResponse(_message.Message):
-    __slots__ = ("received_bytes",)
+    __slots__ = ("received_bytes", "process_seconds")
     RECEIVED_BYTES_FIELD_NUMBER: _ClassVar[int]
+    PROCESS_SECONDS_FIELD_NUMBER: _ClassVar[int]
     received_bytes: int
-    def __init__(self, received_bytes: _Optional[int] = ...) -> None: ...
+    process_seconds: float
+    def __init__(self, received_bytes: _Optional[int] = ..., process_seconds: _Optional[float] = ...) -> None: ...
 
 class MeasureModelRequest(_message.Message):
     __slots__ = ("sha256", "budget_seconds")

@@ -19,7 +19,7 @@ from mesh.core.fleet import Capabilities, Link, Peer
 from mesh.core.ids import NodeId, Sha256
 from mesh.core.measurement import SourceReport, SourceRequest, StageTrace
 from mesh.core.plan import Deployment
-from mesh.core.report import DeploymentReport, MeasuredModel
+from mesh.core.report import DeploymentReport, Echo, MeasuredModel
 from mesh.core.tensor import TensorSpec
 from mesh.errors import NodeLost
 from mesh.v1 import node_pb2, node_pb2_grpc
@@ -143,12 +143,12 @@ class NodeClient:
         with self._calling():
             request = node_pb2.MeasureLinkRequest(address=address)
             answer = await self._node.MeasureLink(request, timeout=LINK_TIMEOUT_S)
-        return Link(answer.latency_seconds, answer.bytes_per_second)
+        return convert.link_from_proto(answer)
 
-    async def echo(self, payload: bytes) -> int:
+    async def echo(self, payload: bytes) -> Echo:
         with self._calling():
             answer = await self._node.Echo(node_pb2.EchoRequest(payload=payload), timeout=LINK_TIMEOUT_S)
-        return int(answer.received_bytes)
+        return Echo(int(answer.received_bytes), check_number(answer.process_seconds, "process_seconds"))
 
     async def measure_model(self, sha256: Sha256, budget_seconds: float) -> MeasuredModel:
         with self._calling():

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TypeVar, cast
 
-from mesh.core.fleet import Capabilities, Link, NodeState, Peer, Provider
+from mesh.core.fleet import Capabilities, Handling, Link, NodeState, Peer, Provider
 from mesh.core.ids import NodeId, check_name, check_node_id
 from mesh.core.report import DeploymentReport, Happening, MeasuredModel, NodeView, StageReport
 from mesh.errors import ProtocolViolation
@@ -95,7 +95,12 @@ def _provider_from_proto(proto: node_pb2.Provider) -> Provider:
 
 
 def link_to_proto(link: Link) -> node_pb2.MeasureLinkResponse:
-    return node_pb2.MeasureLinkResponse(latency_seconds=link.latency_seconds, bytes_per_second=link.bytes_per_second)
+    return node_pb2.MeasureLinkResponse(
+        latency_seconds=link.latency_seconds,
+        bytes_per_second=link.bytes_per_second,
+        sending=_handling_to_proto(link.sending),
+        receiving=_handling_to_proto(link.receiving),
+    )
 
 
 def link_from_proto(proto: node_pb2.MeasureLinkResponse) -> Link:
@@ -105,6 +110,25 @@ def link_from_proto(proto: node_pb2.MeasureLinkResponse) -> Link:
     return Link(
         latency_seconds=check_number(proto.latency_seconds, "link.latency_seconds"),
         bytes_per_second=check_number(proto.bytes_per_second, "link.bytes_per_second"),
+        sending=_handling_from_proto(proto, "sending"),
+        receiving=_handling_from_proto(proto, "receiving"),
+    )
+
+
+def _handling_to_proto(handling: Handling | None) -> node_pb2.Handling | None:
+    if handling is None:
+        return None
+    return node_pb2.Handling(message_seconds=handling.message_seconds, byte_seconds=handling.byte_seconds)
+
+
+def _handling_from_proto(proto: node_pb2.MeasureLinkResponse, field: str) -> Handling | None:
+    if not proto.HasField(field):
+        return None
+    told = getattr(proto, field)
+    return Handling(
+        check_number(told.message_seconds, f"link.{field}.message_seconds"),
+        check_number(told.byte_seconds, f"link.{field}.byte_seconds"),
+        measured=True,
     )
 
 

@@ -19,7 +19,7 @@ from mesh.core.ids import DeploymentName, NodeId, Sha256, check_name, check_node
 from mesh.core.measurement import SourceReport, SourceRequest, StageTrace
 from mesh.core.messages import Message
 from mesh.core.plan import Deployment, Fence
-from mesh.core.report import DeploymentReport, MeasuredModel
+from mesh.core.report import DeploymentReport, Echo, MeasuredModel
 from mesh.errors import ListenError, ProtocolViolation
 from mesh.v1 import node_pb2, node_pb2_grpc
 from mesh.wire import convert, convert_measurement
@@ -48,7 +48,7 @@ class NodeHandlers(Protocol):
     async def activate(self, name: DeploymentName, fence: Fence) -> None: ...
     async def drain(self, name: DeploymentName, fence: Fence) -> None: ...
     async def measure_link(self, address: str) -> Link: ...
-    async def echo(self, payload: bytes) -> int: ...
+    async def echo(self, payload: bytes) -> Echo: ...
     async def measure_model(self, sha256: str, budget_seconds: float) -> MeasuredModel: ...
     async def run_source(self, name: DeploymentName, fence: Fence, request: SourceRequest) -> SourceReport: ...
     async def read_clock(self) -> float: ...
@@ -196,14 +196,12 @@ class _NodeServicer(node_pb2_grpc.NodeServiceServicer):
 
     @_translated
     async def MeasureLink(self, request: Any, context: Any) -> Any:
-        link = await self._handlers.measure_link(request.address)
-        return node_pb2.MeasureLinkResponse(
-            latency_seconds=link.latency_seconds, bytes_per_second=link.bytes_per_second
-        )
+        return convert.link_to_proto(await self._handlers.measure_link(request.address))
 
     @_translated
     async def Echo(self, request: Any, context: Any) -> Any:
-        return node_pb2.EchoResponse(received_bytes=await self._handlers.echo(request.payload))
+        echo = await self._handlers.echo(request.payload)
+        return node_pb2.EchoResponse(received_bytes=echo.received_bytes, process_seconds=echo.process_seconds)
 
     @_translated
     async def MeasureModel(self, request: Any, context: Any) -> Any:

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from mesh.core.costs import ASSUMED_EFFICIENCY, Costs, DeviceCosts, Figure, Handling, MeasuredPart, refine
-from mesh.core.fleet import Link
+from mesh.core.costs import ASSUMED_EFFICIENCY, Costs, DeviceCosts, Figure, MeasuredPart, refine
+from mesh.core.fleet import Handling, Link
 from mesh.core.graph import Graph, OperatorGroup
 from mesh.core.ids import NodeId, Sha256
 from mesh.errors import UsageError
@@ -76,8 +76,10 @@ def test_transfer_and_handling() -> None:
     assert costs.transfer(A, B, 1000) == Figure(pytest.approx(0.002), True)
     assert costs.transfer(B, A, 1000) == Figure(pytest.approx(0.0025), False)
     assert costs.transfer(A, A, 1000) == Figure(0.0, True)
-    assert costs.handling(A, 4) == Figure(1.5, True)
-    default = costs.handling(B, 0)
+    assert costs.handling(A, 4, sent=False) == costs.handling(A, 4, sent=True) == Figure(1.5, True)
+    costs = measured(handling={A: Handling(0.5, 0.25, True, 0.125)})
+    assert (costs.handling(A, 4, sent=False).seconds, costs.handling(A, 4, sent=True).seconds) == (1.5, 1.0)
+    default = costs.handling(B, 0, sent=False)
     assert default.seconds > 0 and not default.measured
 
 
@@ -108,6 +110,7 @@ def test_rates_and_times_must_be_above_zero(field: str, place: Any, bad: float) 
         ("latency_seconds", lambda bad: {"links": {(A, B): Link(bad, 1.0), (B, A): Link(0.0, 1.0)}}),
         ("message_seconds", lambda bad: {"handling": {A: Handling(message_seconds=bad)}}),
         ("byte_seconds", lambda bad: {"handling": {B: Handling(byte_seconds=bad)}}),
+        ("sent_byte_seconds", lambda bad: {"handling": {B: Handling(sent_byte_seconds=bad)}}),
         ("group_work", lambda bad: {"group_work": [1.0, bad]}),
     ],
 )

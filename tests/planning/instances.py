@@ -5,8 +5,8 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping, Sequence
 
-from mesh.core.costs import Costs, DeviceCosts, Handling
-from mesh.core.fleet import Link
+from mesh.core.costs import Costs, DeviceCosts
+from mesh.core.fleet import Handling, Link
 from mesh.core.graph import Cut, Graph, OperatorGroup
 from mesh.core.ids import NodeId, Sha256
 from mesh.core.plan import Objective
@@ -115,7 +115,7 @@ def random_costs(rng: random.Random, graph: Graph, devices: Sequence[NodeId], me
             prefix_seconds=tuple(seconds),
             memory_bytes=RUNTIME_BYTES + int(total * rng.uniform(0.3, 2.5)) + 5_000_000 if memory_limits else PLENTY,
             measured=rng.random() < 0.5,
-            handling=Handling(10 ** rng.uniform(-5, -3), 10 ** rng.uniform(-10, -8), True),
+            handling=Handling(10 ** rng.uniform(-5, -3), 10 ** rng.uniform(-10, -8), True, rng.choice([None, 1e-9])),
         )
     links = {
         (source, target): Link(10 ** rng.uniform(-5, -1.5), 10 ** rng.uniform(5.5, 9), True)

@@ -68,8 +68,9 @@ def _judge(problem: Problem, stages: Choice, bytes_at: dict[int, int]) -> Judged
     for index, (device, start, end) in enumerate(stages):
         known = costs.devices[device]
         busy = known.prefix_seconds[end] - known.prefix_seconds[start]
-        for nbytes in (bytes_at[start], bytes_at[end]):
-            busy += known.handling.message_seconds + nbytes * known.handling.byte_seconds
+        handling = known.handling
+        sent = handling.byte_seconds if handling.sent_byte_seconds is None else handling.sent_byte_seconds
+        busy += 2 * handling.message_seconds + bytes_at[start] * handling.byte_seconds + bytes_at[end] * sent
         idle += all(group.flops == 0 for group in problem.graph.groups[start:end])
         period = max(period, busy)
         latency += busy

@@ -7,8 +7,8 @@ import random
 from collections.abc import Sequence
 from typing import TypeVar
 
-from mesh.core.costs import Costs, DeviceCosts, Handling
-from mesh.core.fleet import Link
+from mesh.core.costs import Costs, DeviceCosts
+from mesh.core.fleet import Handling, Link
 from mesh.core.graph import Graph
 from mesh.core.ids import NodeId
 from mesh.core.plan import Objective
@@ -70,7 +70,7 @@ def _device(rng: random.Random, graph: Graph, on: dict[str, bool]) -> DeviceCost
         prefix_seconds=_prefix(rng, graph, 10 ** rng.uniform(8, 10)),
         memory_bytes=RUNTIME_BYTES + int(total * rng.uniform(0.3, 2.5)) + 5_000_000 if on["memory"] else PLENTY,
         measured=rng.random() < 0.5,
-        handling=Handling(*_handling(rng), True) if on["handling"] else Handling(0.0, 0.0, True),
+        handling=_handling(rng) if on["handling"] else Handling(0.0, 0.0, True),
     )
 
 
@@ -81,8 +81,8 @@ def _prefix(rng: random.Random, graph: Graph, speed: float) -> tuple[float, ...]
     return tuple(seconds)
 
 
-def _handling(rng: random.Random) -> tuple[float, float]:
-    return 10 ** rng.uniform(-5, -3), 10 ** rng.uniform(-10, -8)
+def _handling(rng: random.Random) -> Handling:
+    return Handling(10 ** rng.uniform(-5, -3), 10 ** rng.uniform(-10, -8), True, rng.choice([None, 1e-9]))
 
 
 def _links(rng: random.Random, class_of: dict[NodeId, int]) -> dict[tuple[NodeId, NodeId], Link]:

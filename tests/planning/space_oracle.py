@@ -143,7 +143,7 @@ class Oracle:
             for outgoing in ["raw", *(c.name for c in space.codecs)] if end != self.last else ["raw"]:
                 for variant in ["float", *(v.name for v in space.variants)]:
                     seconds = self._compute(team[0], start, end, variant)
-                    seconds += self._handle(team[0], codec, start) + self._handle(team[0], outgoing, end)
+                    seconds += self._take(team[0], codec, start) + self._give(team[0], outgoing, end)
                     if seconds == math.inf:
                         continue
                     nic = space.nics.get(team[0])
@@ -170,7 +170,15 @@ class Oracle:
                 need -= 2 * sum(graph.weight_bytes[name] - known.weight_bytes[name] for name in names)
         return math.inf if need > costs.memory_bytes else prefix[end] - prefix[start]
 
-    def _handle(self, device: NodeId, codec: str, position: int) -> float:
+    def _take(self, device: NodeId, codec: str, position: int) -> float:
+        return self._handle(device, codec, position, self.problem.costs.devices[device].handling.byte_seconds)
+
+    def _give(self, device: NodeId, codec: str, position: int) -> float:
+        handling = self.problem.costs.devices[device].handling
+        per_byte = handling.sent_byte_seconds
+        return self._handle(device, codec, position, handling.byte_seconds if per_byte is None else per_byte)
+
+    def _handle(self, device: NodeId, codec: str, position: int, per_byte: float) -> float:
         handling = self.problem.costs.devices[device].handling
         extra = 0.0
         if codec != "raw":
@@ -178,7 +186,7 @@ class Oracle:
             if device not in known.byte_seconds:
                 return math.inf
             extra = known.byte_seconds[device] * self.bytes_at[position]
-        return handling.message_seconds + handling.byte_seconds * self._wire(codec, position) + extra
+        return handling.message_seconds + per_byte * self._wire(codec, position) + extra
 
     def _wire(self, codec: str, position: int) -> int:
         if codec == "raw":
@@ -207,7 +215,7 @@ class Oracle:
         if problem.stages is not None or problem.head is not None or problem.tail is not None:
             return
         alone = {
-            d: self._compute(d, 0, self.last, "float") + self._handle(d, "raw", 0) + self._handle(d, "raw", self.last)
+            d: self._compute(d, 0, self.last, "float") + self._take(d, "raw", 0) + self._give(d, "raw", self.last)
             for d in self.devices
         }
         for size in range(2, problem.space.max_replicas + 1):

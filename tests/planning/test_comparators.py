@@ -6,8 +6,8 @@ import dataclasses
 
 import pytest
 
-from mesh.core.costs import Costs, DeviceCosts, Handling
-from mesh.core.fleet import Link
+from mesh.core.costs import Costs, DeviceCosts
+from mesh.core.fleet import Handling, Link
 from mesh.core.ids import NodeId
 from mesh.core.plan import Objective, Plan
 from mesh.errors import UsageError

@@ -7,8 +7,8 @@ import random
 
 import pytest
 
-from mesh.core.costs import Costs, DeviceCosts, Handling
-from mesh.core.fleet import Link
+from mesh.core.costs import Costs, DeviceCosts
+from mesh.core.fleet import Handling, Link
 from mesh.core.ids import NodeId
 from mesh.core.plan import Objective, Plan
 from mesh.errors import UsageError
@@ -125,6 +125,11 @@ def test_more_of_anything_never_hurts(seed: int) -> None:
     assert fleet_throughput(Problem(graph, wide, devices[:3])) >= before
 
 
+def _times_four(handling: Handling) -> Handling:
+    sent = handling.sent_byte_seconds
+    return Handling(4 * handling.message_seconds, 4 * handling.byte_seconds, True, None if sent is None else 4 * sent)
+
+
 @pytest.mark.parametrize("objective", OBJECTIVES)
 @pytest.mark.parametrize("seed", range(20))
 def test_scaling_every_time_scales_the_prediction(seed: int, objective: Objective) -> None:
@@ -137,7 +142,7 @@ def test_scaling_every_time_scales_the_prediction(seed: int, objective: Objectiv
             device: dataclasses.replace(
                 known,
                 prefix_seconds=tuple(4 * seconds for seconds in known.prefix_seconds),
-                handling=Handling(4 * known.handling.message_seconds, 4 * known.handling.byte_seconds),
+                handling=_times_four(known.handling),
             )
             for device, known in costs.devices.items()
         },

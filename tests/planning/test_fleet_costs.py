@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from mesh.core.costs import MESSAGE_SECONDS
+from mesh.core.fleet import MESSAGE_SECONDS
 from mesh.core.fleet_file import parse_fleet
 from mesh.errors import UsageError
 from mesh.planning.fleet_costs import (
@@ -65,9 +65,9 @@ def test_times_links_and_memory_follow_the_file_and_are_estimates() -> None:
     assert (radio.bytes_per_second, wire.bytes_per_second) == pytest.approx((6.25e6 * LINK_SHARE, 12.5e6 * LINK_SHARE))
     assert (wire.latency_seconds, free.latency_seconds) == (LINK_LATENCY_SECONDS + 2e-3, LINK_LATENCY_SECONDS)
     assert costs.link(bare, fast).bytes_per_second == 125e6 * LINK_SHARE
-    assert costs.handling(slow, 0).seconds == 2 * MESSAGE_SECONDS
-    assert costs.handling(fast, 0).seconds == MESSAGE_SECONDS
-    figures = [costs.compute(slow, 0, 2), costs.handling(slow, 9), costs.transfer(slow, fast, 9)]
+    assert costs.handling(slow, 0, sent=True).seconds == 2 * MESSAGE_SECONDS
+    assert costs.handling(fast, 0, sent=True).seconds == MESSAGE_SECONDS
+    figures = [costs.compute(slow, 0, 2), costs.handling(slow, 9, sent=False), costs.transfer(slow, fast, 9)]
     assert not any(figure.measured for figure in figures)
 
 

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from mesh.core.costs import Costs, DeviceCosts, Handling
-from mesh.core.fleet import Link
+from mesh.core.costs import Costs, DeviceCosts
+from mesh.core.fleet import Handling, Link
 from mesh.core.plan import Objective, Plan
 from mesh.planning import exact
 from mesh.planning.problem import Problem
@@ -114,7 +114,9 @@ def test_times_scale(seed: int, objective: Objective) -> None:
         return tuple(4 * seconds for seconds in prefix)
 
     def slow_device(known: DeviceCosts) -> DeviceCosts:
-        handling = Handling(4 * known.handling.message_seconds, 4 * known.handling.byte_seconds, True)
+        its = known.handling
+        sent = None if its.sent_byte_seconds is None else 4 * its.sent_byte_seconds
+        handling = Handling(4 * its.message_seconds, 4 * its.byte_seconds, True, sent)
         return dataclasses.replace(known, prefix_seconds=slow(known.prefix_seconds), handling=handling)
 
     links = {

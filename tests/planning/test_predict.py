@@ -7,8 +7,8 @@ import itertools
 
 import pytest
 
-from mesh.core.costs import Costs, DeviceCosts, Handling
-from mesh.core.fleet import Link
+from mesh.core.costs import Costs, DeviceCosts
+from mesh.core.fleet import Handling, Link
 from mesh.core.plan import Stage
 from mesh.core.segments import segment_between
 from mesh.planning.predict import (

@@ -7,8 +7,8 @@ import math
 
 import pytest
 
-from mesh.core.costs import Costs, DeviceCosts, Handling
-from mesh.core.fleet import Link
+from mesh.core.costs import Costs, DeviceCosts
+from mesh.core.fleet import Handling, Link
 from mesh.core.plan import Objective, Plan
 from mesh.errors import UsageError
 from mesh.planning.exact import plan

@@ -30,11 +30,11 @@ async def test_the_one_that_was_asked_for_longest_ago_is_closed(
         clients = NodeClients(tasks.spawn, 2)
         address = mesh.nodes[0].address
         here, other = clients.get(address), clients.get("127.0.0.1:1")
-        assert await here.echo(b"abc") == 3
+        assert (await here.echo(b"abc")).received_bytes == 3
         assert clients.get(address) is here
         third = clients.get("127.0.0.1:2")  # closes `other`
         assert (clients.get(address), clients.get("127.0.0.1:2")) == (here, third)
-        assert await here.echo(b"abcd") == 4
+        assert (await here.echo(b"abcd")).received_bytes == 4
         assert clients.get("127.0.0.1:1") is not other  # closes `here`
         await until(lambda: not tasks._running)
         with pytest.raises(NodeLost, match="closed here"):

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mesh.core.costs import DeviceType
-from mesh.core.fleet import Link
+from mesh.core.fleet import Handling, Link
 from mesh.core.ids import NodeId, Sha256
 from mesh.core.plan import Segment
 from mesh.errors import UsageError
@@ -25,6 +25,7 @@ BOARD = DeviceType("Raspberry Pi 4", 4.0, "1.20.1", "4x1")
 LAPTOP = replace(BOARD, hardware="laptop")
 ONE, TWO = NodeId("1" * 32), NodeId("2" * 32)
 PART = Segment(1, 3, (), (), (), 0, 0, Sha256("c" * 64))
+LINK = Link(0.001, 1e7, sending=Handling(1e-4, 2e-9, True), receiving=Handling(2e-4, 1e-8, True))
 COST = ModelCost((0.1, 0.0, 0.3), at=1000.0, gflops=9.5, peak_bytes=123)
 
 
@@ -32,7 +33,7 @@ def filled(path: Path | None) -> CostStore:
     store = CostStore(path)
     store.put_model(MODEL, BOARD, COST)
     store.put_segment(MODEL, PART, BOARD, 0.25, at=1001.0, peak_bytes=7)
-    store.put_link(ONE, TWO, Link(0.001, 1e7), at=1002.0)
+    store.put_link(ONE, TWO, LINK, at=1002.0)
     store.save()
     return store
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mesh.core.fleet import Capabilities, Link, NodeState, Provider
+from mesh.core.fleet import Capabilities, Handling, Link, NodeState, Provider
 from mesh.core.ids import DeploymentName, NodeId, Sha256
 from mesh.core.plan import Alternative, Deployment, Fence, Objective, Plan, Prediction, Segment, Stage
 from mesh.core.report import DeploymentReport, Happening, MeasuredModel, NodeView, StageReport
@@ -166,7 +166,9 @@ def test_reports_return(report: DeploymentReport) -> None:
 @given(positive, positive.filter(bool), uint32)
 def test_measurements_return(first: float, second: float, count: int) -> None:
     link, measured = Link(first, second), MeasuredModel(first, count)
-    assert convert.link_from_proto(through_bytes(convert.link_to_proto(link))) == link
+    costly = replace(link, sending=Handling(first, 0.0, True), receiving=Handling(second, first, True))
+    for each in (link, costly):
+        assert convert.link_from_proto(through_bytes(convert.link_to_proto(each))) == each
     assert convert.measured_model_from_proto(through_bytes(convert.measured_model_to_proto(measured))) == measured
 
 
