@@ -16,16 +16,24 @@ from nodes.lab_commands import lab_app
 from nodes.measuring_commands import bench, trace
 from nodes.options import (
     CoordinatorOption,
+    ExcludeOption,
+    FirstOnOption,
     InterfaceOption,
     JsonOption,
     MdnsOption,
     ModelArgument,
     NameArgument,
+    ObjectiveOption,
     PeerOption,
+    PlanOption,
+    ReplicasOption,
+    StagesOption,
+    TrustedOnlyOption,
     default_data_dir,
     open_mesh,
 )
 from nodes.output import command, leave, print_json, run_async, survive_output_errors
+from nodes.wishes import Wishes
 
 app = typer.Typer(
     name="mesh",
@@ -41,15 +49,6 @@ app.add_typer(lab_app)
 USAGE_ERROR: Any = typer.BadParameter.__bases__[0]
 """What Typer raises for arguments that it cannot parse; it exports only this one kind of them by name."""
 
-StagesOption = Annotated[
-    int | None, typer.Option("--stages", metavar="K", min=1, help="Force exactly K stages instead of the best plan.")
-]
-PlanOption = Annotated[
-    Path | None, typer.Option("--plan", metavar="FILE", help="Carry out this plan (from `mesh plan --json`).")
-]
-ObjectiveOption = Annotated[
-    str, typer.Option("--objective", metavar="WHAT", help="throughput, latency, memory or energy.")
-]
 DataDirOption = Annotated[
     Path | None,
     typer.Option("--data-dir", metavar="FOLDER", help="Key, content and deployments live here; one daemon per folder."),
@@ -194,6 +193,10 @@ def plan(
     model: ModelArgument,
     objective: ObjectiveOption = "throughput",
     stages: StagesOption = None,
+    first_on: FirstOnOption = None,
+    exclude: ExcludeOption = None,
+    trusted_only: TrustedOnlyOption = False,
+    replicas: ReplicasOption = 1,
     explain: Annotated[bool, typer.Option("--explain", help="Say why, and what else was considered.")] = False,
     fleet: Annotated[
         Path | None, typer.Option("--fleet", metavar="FILE", help="Plan for this fleet file, without any daemon.")
@@ -207,10 +210,12 @@ def plan(
     """Measure the mesh with MODEL, or take a fleet file, and show the plan that would be carried out."""
     from nodes.fleet_commands import show_offline_plan, show_plan
 
+    chosen = tuple(exclude or ())
+    wishes = Wishes(objective, stages, None, first_on, chosen, trusted_only, replicas, explain)
     if fleet is not None:
-        run_async(show_offline_plan(model, fleet, objective, stages, explain, as_json))
+        run_async(show_offline_plan(model, fleet, wishes, as_json))
         return
-    run_async(show_plan(open_mesh(coordinator, peer, interface, mdns), model, objective, stages, explain, as_json))
+    run_async(show_plan(open_mesh(coordinator, peer, interface, mdns), model, wishes, as_json))
 
 
 @app.command()
@@ -223,6 +228,9 @@ def deploy(
     objective: ObjectiveOption = "throughput",
     stages: StagesOption = None,
     plan: PlanOption = None,
+    first_on: FirstOnOption = None,
+    exclude: ExcludeOption = None,
+    replicas: ReplicasOption = 1,
     peer: PeerOption = None,
     interface: InterfaceOption = None,
     mdns: MdnsOption = True,
@@ -232,7 +240,8 @@ def deploy(
     """Plan MODEL on the mesh, prove its parts equal the whole, load and activate them."""
     from nodes.fleet_commands import deploy as run
 
-    run_async(run(open_mesh(coordinator, peer, interface, mdns), model, name, objective, stages, plan, as_json))
+    wishes = Wishes(objective, stages, plan, first_on, tuple(exclude or ()), replicas=replicas)
+    run_async(run(open_mesh(coordinator, peer, interface, mdns), model, name, wishes, as_json))
 
 
 @app.command()

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mesh.client.mesh_client import Mesh, read_model_file
 from mesh.core.ids import NodeId, check_name, make_name
-from mesh.core.plan import Objective, Plan, PlanOptions
-from mesh.errors import MissingExtra, NoNodes, NotFound, UsageError
+from mesh.core.plan import Plan, PlanOptions
+from mesh.errors import MissingExtra, NoNodes
 from mesh.runtime.coordinator import NO_NODES_HINT
 from nodes import render
 from nodes.output import print_json, say
+from nodes.wishes import Wishes, make_options
+
+if TYPE_CHECKING:
+    from mesh.runtime.offline_plan import OfflinePlan
 
 
 async def show_nodes(connection: Mesh, as_json: bool) -> None:
@@ -31,77 +34,56 @@ async def show_nodes(connection: Mesh, as_json: bool) -> None:
         print(render.nodes_table(views))
 
 
-def parse_objective(text: str) -> Objective:
-    try:
-        return Objective(text)
-    except ValueError:
-        known = ", ".join(objective.value for objective in Objective)
-        raise UsageError(f"unknown objective {text[:40]!r}", hint=f"one of {known}") from None
-
-
-def read_plan(path: Path, model: bytes) -> Plan:
-    """A plan file for this model; raises `UsageError` naming what is wrong in it."""
-    try:
-        document = json.loads(path.read_text())
-    except FileNotFoundError:
-        raise NotFound(f"there is no plan file {path}") from None
-    except (OSError, UnicodeDecodeError, ValueError, RecursionError) as error:
-        raise UsageError(f"the plan file {path} cannot be read: {error}") from None
-    try:
-        from mesh.model.read import read_model_bytes
-        from mesh.model.summarise import summarise
-        from mesh.planning.document import plan_from_json
-    except ImportError as error:
-        raise MissingExtra(
-            f"a plan file needs the package {error.name!r}",
-            hint="install the extra infermesh[coordinator]: pip install '.[coordinator]' in a clone",
-        ) from None
-    return plan_from_json(document, summarise(read_model_bytes(model)))
-
-
-def make_options(model: bytes, objective: str, stages: int | None, plan: Path | None) -> PlanOptions:
-    if plan is not None and stages is not None:
-        raise UsageError("--plan and --stages both force a plan; give one")
-    forced = read_plan(plan, model) if plan is not None else None
-    return PlanOptions(objective=parse_objective(objective), stages=stages, forced=forced)
-
-
 def plan_document(plan: Plan) -> dict[str, Any]:
     from mesh.planning.document import plan_to_json
 
     return dict(plan_to_json(plan))
 
 
-async def show_plan(
-    connection: Mesh, model: Path, objective: str, stages: int | None, explain: bool, as_json: bool
-) -> None:
+async def show_plan(connection: Mesh, model: Path, wishes: Wishes, as_json: bool) -> None:
     data = await asyncio.to_thread(read_model_file, model)
-    options = make_options(data, objective, stages, None)
+    options = options_without_nodes(wishes, data)
     async with connection as mesh:
+        if options is None:
+            options = make_options(wishes, data, await names_of_nodes(mesh))
         plan = await mesh.coordinator.plan(data, options, say)
-        names = {view.capabilities.node_id: view.capabilities.name for view in await mesh.nodes()}
-    print_plan(plan, names, explain, as_json)
+        names = await names_of_nodes(mesh)
+    print_plan(plan, names, wishes.explain, as_json)
 
 
-async def show_offline_plan(
-    model: Path, fleet: Path, objective: str, stages: int | None, explain: bool, as_json: bool
-) -> None:
+def options_without_nodes(wishes: Wishes, model: bytes) -> PlanOptions | None:
+    """What is wrong in them is told before anybody is asked; None where a wish names a node."""
+    return None if wishes.names_nodes else make_options(wishes, model, {})
+
+
+async def names_of_nodes(mesh: Mesh) -> dict[NodeId, str]:
+    return {view.capabilities.node_id: view.capabilities.name for view in await mesh.nodes()}
+
+
+async def show_offline_plan(model: Path, fleet: Path, wishes: Wishes, as_json: bool) -> None:
     """As `show_plan`, for the devices of a fleet file instead of a mesh."""
+    planned = await plan_for_fleet(model, fleet, wishes)
+    print_plan(planned.plan, planned.names, wishes.explain, as_json)
+
+
+async def plan_for_fleet(model: Path, fleet: Path, wishes: Wishes) -> OfflinePlan:
     from mesh.core.fleet_file import parse_fleet
     from nodes.lab_commands import read_fleet_file
 
     devices = parse_fleet(read_fleet_file(fleet))
     data = await asyncio.to_thread(read_model_file, model)
-    options = make_options(data, objective, stages, None)
     try:
+        from mesh.planning.fleet_costs import plannable
         from mesh.runtime.offline_plan import plan_offline
     except ImportError as error:
         raise MissingExtra(
             f"planning needs the package {error.name!r}, which is not installed here",
             hint="install the extra infermesh[coordinator]: pip install '.[coordinator]' in a clone",
         ) from None
-    planned = await plan_offline(data, devices, options, say)
-    print_plan(planned.plan, planned.names, explain, as_json)
+    known = plannable(devices)
+    names = {node: device.name for node, device in known.items()}
+    trusted = [node for node, device in known.items() if device.trusted]
+    return await plan_offline(data, devices, make_options(wishes, data, names, trusted), say)
 
 
 def print_plan(plan: Plan, names: Mapping[NodeId, str], explain: bool, as_json: bool) -> None:
@@ -110,26 +92,26 @@ def print_plan(plan: Plan, names: Mapping[NodeId, str], explain: bool, as_json: 
         return
     print(render.plan_table(plan, names))
     if explain:
-        from mesh.planning.explain import explain as explain_plan
+        from mesh.planning.explain import describe
 
-        print(explain_plan(plan, lambda device: names.get(device, device[:8])))
+        print(describe(plan, lambda device: names.get(device, device[:8])))
 
 
 async def deploy(
     connection: Mesh,
     model: Path,
     name: str | None,
-    objective: str,
-    stages: int | None,
-    plan: Path | None,
+    wishes: Wishes,
     as_json: bool,
 ) -> None:
     data = await asyncio.to_thread(read_model_file, model)
-    options = make_options(data, objective, stages, plan)
+    options = options_without_nodes(wishes, data)
     chosen = check_name(name, "deployment") if name is not None else make_name(model.stem, "model")
     async with connection as mesh:
+        if options is None:
+            options = make_options(wishes, data, await names_of_nodes(mesh))
         deployment = await mesh.coordinator.deploy(data, chosen, options, say)
-        names = {view.capabilities.node_id: view.capabilities.name for view in await mesh.nodes()}
+        names = await names_of_nodes(mesh)
     if as_json:
         print_json(
             {
@@ -141,7 +123,7 @@ async def deploy(
         )
         return
     print(render.plan_table(deployment.plan, names))
-    wanted = options.stages
+    wanted = wishes.stages
     if wanted is not None and len(deployment.plan.stages) < wanted:
         say(f"warning: {wanted} stages were asked for, the model has cuts for {len(deployment.plan.stages)}")
     print(

@@ -39,7 +39,7 @@ def choose_segments(graph: Graph, data: bytes, stages: int | None, plan: Path | 
     """As `--stages` or `--plan` say; fewer segments than asked for where no legal cut is left."""
     from mesh.core.segments import segment_between
     from mesh.planning.balance import balanced_positions
-    from nodes.fleet_commands import read_plan
+    from nodes.wishes import read_plan
 
     if (stages is None) == (plan is None):
         raise UsageError("give either --stages K or --plan FILE")

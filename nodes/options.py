@@ -42,6 +42,29 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON documen
 ModelArgument = Annotated[Path, typer.Argument(metavar="MODEL", help="An ONNX model file.", show_default=False)]
 NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="A deployment.", show_default=False)]
 
+StagesOption = Annotated[
+    int | None, typer.Option("--stages", metavar="K", min=1, help="Force exactly K stages instead of the best plan.")
+]
+PlanOption = Annotated[
+    Path | None, typer.Option("--plan", metavar="FILE", help="Carry out this plan (from `mesh plan --json`).")
+]
+ObjectiveOption = Annotated[
+    str, typer.Option("--objective", metavar="WHAT", help="throughput, latency, memory or energy.")
+]
+FirstOnOption = Annotated[
+    str | None,
+    typer.Option("--first-on", metavar="NODE", help="Run the first stage on this node, for example the sensor's."),
+]
+ExcludeOption = Annotated[
+    list[str] | None, typer.Option("--exclude", metavar="NODE", help="Do not use this node; repeat for more.")
+]
+TrustedOnlyOption = Annotated[
+    bool, typer.Option("--trusted-only", help="Use only devices that the fleet file calls trusted.")
+]
+ReplicasOption = Annotated[
+    int, typer.Option("--replicas", metavar="K", min=1, max=64, help="Let up to K devices share a stage, or the model.")
+]
+
 
 def default_data_dir(kind: str) -> Path:
     """Where a daemon of this kind keeps its key and content, unless told otherwise."""

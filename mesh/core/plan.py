@@ -21,6 +21,33 @@ class Objective(enum.Enum):
     ENERGY = "energy"
 
 
+RAW = "raw"
+"""The codec that everybody speaks: tensors as they are."""
+
+CODECS = (RAW,)
+"""What the data plane reads and writes. A plan that names another one is refused at the door."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Which devices a plan may use and how; a plan that replaces it later keeps to them as well."""
+
+    only: tuple[NodeId, ...] = ()
+    """Use only these; empty for all."""
+    excluded: tuple[NodeId, ...] = ()
+    """Use none of these, not even as stand-bys."""
+    head: NodeId | None = None
+    """Runs the first stage, for example because the sensor is attached to it; None for any device."""
+    replicas: int = 1
+    """Most devices that share the frames of one stage."""
+
+    def allows(self, device: NodeId) -> bool:
+        return device not in self.excluded and (not self.only or device in self.only)
+
+
+NO_LIMITS = Limits()
+
+
 @dataclass(frozen=True, slots=True)
 class PlanOptions:
     """What whoever asks for a plan may say about it."""
@@ -30,8 +57,9 @@ class PlanOptions:
     """Exactly so many stages; None lets the planner choose."""
     forced: Plan | None = None
     """Carry out this plan as it is."""
-    devices: tuple[NodeId, ...] = ()
-    """Use only these; empty for all."""
+    limits: Limits = NO_LIMITS
+    explain: bool = False
+    """Work out what the plan's parts cost and what would help; takes two more searches or so."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +92,7 @@ class Stage:
     measured: bool = False
     """True where `compute_seconds` was measured on the device rather than estimated."""
     variant: str = "float"
-    codec: str = "raw"
+    codec: str = RAW
     """How the tensors that leave the stage for the next one are written on the wire."""
 
 
@@ -85,6 +113,57 @@ class Alternative:
 
 
 @dataclass(frozen=True, slots=True)
+class LinkBreakdown:
+    """Of the slowest link between the devices of one stage and those of the next."""
+
+    bytes_per_second: float
+    latency_seconds: float
+    transfer_seconds: float
+    """Of one frame, from its first byte sent to its last byte received."""
+    period_seconds: float
+    """Between two frames that all links between the two stages sustain together."""
+    measured: bool
+
+
+@dataclass(frozen=True, slots=True)
+class StageBreakdown:
+    """What one stage of a plan takes per frame, and what it needs."""
+
+    handling_seconds: float
+    """CPU time for receiving and sending, on the slowest of its devices."""
+    period_seconds: float
+    """Between two frames that its devices sustain together."""
+    bytes_in: int
+    bytes_out: int
+    memory_bytes: int
+    """That it needs on each of its devices."""
+    memory_available_bytes: int
+    """That the least of its devices has."""
+    link: LinkBreakdown | None
+    """To the next stage; None for the last."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bottleneck:
+    """What sets the pace of a plan."""
+
+    stage: int
+    is_link: bool
+    """The link from this stage to the next, rather than the stage itself."""
+    period_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """Why a plan is as fast as it is, and what would make it faster."""
+
+    stages: tuple[StageBreakdown, ...]
+    bottleneck: Bottleneck
+    improvements: tuple[Alternative, ...]
+    """Plans on a fleet with something more: another board, wires in place of radio."""
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
     model_sha256: Sha256
     objective: Objective
@@ -98,6 +177,10 @@ class Plan:
     alternatives: tuple[Alternative, ...]
     window: int
     """Frames in flight per stream that keep every stage busy."""
+    limits: Limits = NO_LIMITS
+    """Under which it was made."""
+    explanation: Explanation | None = None
+    """Where it was asked for. It is about the plan as it was made: one that is put in force has none."""
 
     @property
     def devices(self) -> tuple[NodeId, ...]:

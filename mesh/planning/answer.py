@@ -92,6 +92,7 @@ def make_plan(
         certificate=certificate,
         alternatives=alternatives,
         window=window_for(graph, stages, costs, space),
+        limits=problem.limits,
     )
 
 

@@ -115,6 +115,12 @@ def find_copies(problem: Problem) -> Copies | None:
     return _best_copies(problem, wholes, most) if wholes else None
 
 
+def best_copies(problem: Problem) -> Stage | None:
+    """Full copies on as many devices as helps, however many may share a stage; None where no device holds the model."""
+    wholes = _wholes(problem)
+    return _best_copies(problem, wholes, len(wholes)).stage if wholes else None
+
+
 def _best_copies(problem: Problem, wholes: Sequence[Copies], most: int) -> Copies:
     """The fastest devices: each more adds what it computes."""
     segment = segment_between(problem.graph, 0, len(problem.graph.groups))

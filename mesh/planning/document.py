@@ -15,10 +15,23 @@ from typing import Any
 
 from mesh.core.graph import Graph
 from mesh.core.ids import NODE_ID_PATTERN, SHA256_PATTERN, NodeId, Sha256
-from mesh.core.plan import Alternative, Objective, Plan, Prediction, Segment, Stage
+from mesh.core.plan import (
+    CODECS,
+    RAW,
+    Alternative,
+    Explanation,
+    Limits,
+    LinkBreakdown,
+    Objective,
+    Plan,
+    Prediction,
+    Segment,
+    Stage,
+)
 from mesh.core.segments import segment_between
 from mesh.errors import UsageError
 from mesh.planning.predict import MAX_WINDOW, MIN_WINDOW
+from mesh.planning.space import MAX_REPLICAS
 
 MAX_STAGES = 1000
 """More than any fleet has devices; bounds what a hostile file makes us build."""
@@ -33,8 +46,11 @@ _PLAN_KEYS = (
     "certificate",
     "alternatives",
     "window",
+    "limits",
+    "explanation",
     "names",
 )
+_LIMIT_KEYS = ("only", "excluded", "head", "replicas")
 _STAGE_KEYS = (
     "devices",
     "variant",
@@ -48,6 +64,7 @@ _STAGE_KEYS = (
     "sha256",
     "compute_ms",
     "measured",
+    "codec",
 )
 _PREDICTION_KEYS = ("throughput_per_s", "latency_ms")
 _ALTERNATIVE_KEYS = ("name", *_PREDICTION_KEYS, "reason")
@@ -65,19 +82,15 @@ def plan_to_json(plan: Plan) -> Document:
         "predicted": _prediction_to_json(plan.predicted),
         "bound": {"throughput_per_s": plan.bound_throughput_per_s},
         "certificate": plan.certificate,
-        "alternatives": [
-            {
-                "name": alternative.name,
-                **(
-                    _prediction_to_json(alternative.prediction)
-                    if alternative.prediction
-                    else {"throughput_per_s": None, "latency_ms": None}
-                ),
-                "reason": alternative.reason,
-            }
-            for alternative in plan.alternatives
-        ],
+        "alternatives": [_alternative_to_json(alternative) for alternative in plan.alternatives],
         "window": plan.window,
+        "limits": {
+            "only": list(plan.limits.only),
+            "excluded": list(plan.limits.excluded),
+            "head": plan.limits.head,
+            "replicas": plan.limits.replicas,
+        },
+        **({"explanation": _explanation_to_json(plan.explanation)} if plan.explanation is not None else {}),
     }
 
 
@@ -116,6 +129,7 @@ def plan_from_json(document: object, graph: Graph) -> Plan:
             for i, item in enumerate(reader.items("alternatives", ()))
         ),
         window=window,
+        limits=_limits_from_json(_Reader(reader.get("limits", {}), "plan.limits", _LIMIT_KEYS)),
     )
 
 
@@ -186,6 +200,14 @@ class _Reader:
             raise self._wrong(key, "a list of strings")
         return texts
 
+    def node_ids(self, key: str, default: Collection[str] | None = None) -> tuple[NodeId, ...]:
+        return tuple(self.node_id(key, text) for text in self.texts(key, default))
+
+    def node_id(self, key: str, text: str) -> NodeId:
+        if not NODE_ID_PATTERN.fullmatch(text):
+            raise UsageError(f"{self.path}.{key}: {text[:80]!r} is not a node id (32 lower-case hex digits)")
+        return NodeId(text)
+
 
 def _stage_to_json(stage: Stage) -> Document:
     segment = stage.segment
@@ -202,6 +224,7 @@ def _stage_to_json(stage: Stage) -> Document:
         "sha256": segment.sha256,
         "compute_ms": stage.compute_seconds * 1e3,
         "measured": stage.measured,
+        "codec": stage.codec,
     }
 
 
@@ -222,18 +245,32 @@ def _stage_from_json(document: object, path: str, graph: Graph) -> Stage:
         flops=reader.whole("flops", derived.flops),
         sha256=digest,
     )
-    devices = reader.texts("devices")
-    for device in devices:
-        if not NODE_ID_PATTERN.fullmatch(device):
-            raise UsageError(f"{path}.devices: {device[:80]!r} is not a node id (32 lower-case hex digits)")
+    devices = reader.node_ids("devices")
     if not devices:
         raise UsageError(f"{path}.devices is empty")
+    codec = reader.text("codec", RAW)
+    if codec not in CODECS:
+        raise UsageError(f"{path}.codec is {codec[:40]!r}, which no node speaks", hint=f"known: {', '.join(CODECS)}")
     return Stage(
         segment=segment,
-        devices=tuple(NodeId(device) for device in devices),
+        devices=devices,
         compute_seconds=reader.number("compute_ms", 0.0) / 1e3,
         measured=reader.truth("measured", False),
         variant=reader.text("variant", "float"),
+        codec=codec,
+    )
+
+
+def _limits_from_json(reader: _Reader) -> Limits:
+    replicas = reader.whole("replicas", 1)
+    if not 1 <= replicas <= MAX_REPLICAS:
+        raise UsageError(f"{reader.path}.replicas is {replicas}; it must be 1 to {MAX_REPLICAS}")
+    head = reader.value.get("head")
+    return Limits(
+        only=reader.node_ids("only", ()),
+        excluded=reader.node_ids("excluded", ()),
+        head=None if head is None else reader.node_id("head", reader.text("head")),
+        replicas=replicas,
     )
 
 
@@ -243,6 +280,47 @@ def _prediction_to_json(prediction: Prediction) -> Document:
 
 def _prediction_from_json(reader: _Reader) -> Prediction:
     return Prediction(reader.number("throughput_per_s", 0.0), reader.number("latency_ms", 0.0) / 1e3)
+
+
+def _alternative_to_json(alternative: Alternative) -> Document:
+    known = alternative.prediction
+    figures = _prediction_to_json(known) if known else {"throughput_per_s": None, "latency_ms": None}
+    return {"name": alternative.name, **figures, "reason": alternative.reason}
+
+
+def _explanation_to_json(explanation: Explanation) -> Document:
+    """For people and scripts; not read back, because it is about figures that a plan file need not have."""
+    bottleneck = explanation.bottleneck
+    return {
+        "bottleneck": {
+            "stage": bottleneck.stage,
+            "is_link": bottleneck.is_link,
+            "period_ms": bottleneck.period_seconds * 1e3,
+        },
+        "stages": [
+            {
+                "handling_ms": stage.handling_seconds * 1e3,
+                "period_ms": stage.period_seconds * 1e3,
+                "bytes_in": stage.bytes_in,
+                "bytes_out": stage.bytes_out,
+                "memory_bytes": stage.memory_bytes,
+                "memory_available_bytes": stage.memory_available_bytes,
+                "link": _link_to_json(stage.link) if stage.link is not None else None,
+            }
+            for stage in explanation.stages
+        ],
+        "improvements": [_alternative_to_json(improvement) for improvement in explanation.improvements],
+    }
+
+
+def _link_to_json(link: LinkBreakdown) -> Document:
+    return {
+        "bytes_per_second": link.bytes_per_second,
+        "latency_ms": link.latency_seconds * 1e3,
+        "transfer_ms": link.transfer_seconds * 1e3,
+        "period_ms": link.period_seconds * 1e3,
+        "measured": link.measured,
+    }
 
 
 def _alternative_from_json(document: object, path: str) -> Alternative:

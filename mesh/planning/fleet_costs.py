@@ -84,6 +84,22 @@ def estimate_costs(graph: Graph, devices: Mapping[NodeId, FleetDevice], yardstic
     return Costs(estimated, costs.links)
 
 
+WIRED_BITS_PER_SECOND = 100_000_000
+"""What a wire in place of a radio is taken to have: the slowest Ethernet that boards come with."""
+
+
+def wired(devices: Mapping[NodeId, FleetDevice]) -> dict[NodeId, FleetDevice] | None:
+    """The fleet with a wire for every device that is on radio; None where no device is."""
+    if all(device.air is None for device in devices.values()):
+        return None
+    return {node: device if device.air is None else _with_wire(device) for node, device in devices.items()}
+
+
+def _with_wire(device: FleetDevice) -> FleetDevice:
+    rate = max(device.bits_per_second or 0, WIRED_BITS_PER_SECOND)
+    return replace(device, air=None, bits_per_second=rate, latency_seconds=0.0)
+
+
 def watts_of(devices: Mapping[NodeId, FleetDevice]) -> dict[NodeId, Watts]:
     """Of the devices whose power while busy is in the file; idle they draw nothing unless it says so."""
     return {

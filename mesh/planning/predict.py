@@ -19,8 +19,8 @@ from itertools import pairwise
 from mesh.core.costs import Costs
 from mesh.core.graph import Graph
 from mesh.core.ids import NodeId
-from mesh.core.plan import Plan, Prediction, Segment, Stage
-from mesh.planning.space import FLOAT, PLAIN, RAW, Space
+from mesh.core.plan import RAW, Plan, Prediction, Segment, Stage
+from mesh.planning.space import FLOAT, PLAIN, Space
 
 FRAMES_PER_LINK = 2
 """Frames under way on one link at once: one arriving while one is on its way."""
@@ -117,7 +117,7 @@ def with_costs(plan: Plan, graph: Graph, costs: Costs, space: Space = PLAIN) -> 
     """`plan` with computing times, prediction and window taken from `costs`; segments and devices stay.
 
     For plans that came from a file and for new measurements of a plan in force. The bound is raised
-    where the new prediction exceeds it.
+    where the new prediction exceeds it; an explanation, which is about the old figures, is dropped.
     """
     stages = tuple(
         make_stage(stage.segment, stage.devices, costs, stage.variant, stage.codec, space) for stage in plan.stages
@@ -129,6 +129,7 @@ def with_costs(plan: Plan, graph: Graph, costs: Costs, space: Space = PLAIN) -> 
         predicted=predicted,
         bound_throughput_per_s=max(plan.bound_throughput_per_s, predicted.throughput_per_s),
         window=window_for(graph, stages, costs, space),
+        explanation=None,
     )
 
 

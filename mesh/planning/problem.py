@@ -13,9 +13,9 @@ from mesh import errors
 from mesh.core.costs import Costs
 from mesh.core.graph import Cut, Graph
 from mesh.core.ids import NodeId
-from mesh.core.plan import Objective
+from mesh.core.plan import NO_LIMITS, Limits, Objective, PlanOptions
 from mesh.errors import UsageError
-from mesh.planning.space import PLAIN, Space
+from mesh.planning.space import MAX_REPLICAS, PLAIN, Space, Watts
 
 
 @dataclass(frozen=True)
@@ -64,12 +64,69 @@ class Problem:
                     raise UsageError(f"{name} covers {len(prefix) - 1} groups, the model has {len(self.graph.groups)}")
 
     @property
+    def limits(self) -> Limits:
+        """What of the problem a plan that replaces its answer must keep to as well."""
+        only = () if self.trusted is None else tuple(sorted(self.trusted))
+        return Limits(only, tuple(sorted(self.excluded)), self.head, self.space.max_replicas)
+
+    @property
     def usable_devices(self) -> tuple[NodeId, ...]:
         allowed = self.trusted if self.trusted is not None else self.devices
         return tuple(device for device in self.devices if device in allowed and device not in self.excluded)
 
     def name_of(self, device: NodeId) -> str:
-        return self.names.get(device, device[:8])
+        return _name(device, self.names)
+
+
+def make_problem(
+    graph: Graph,
+    costs: Costs,
+    options: PlanOptions,
+    names: Mapping[NodeId, str],
+    watts: Mapping[NodeId, Watts] | None = None,
+) -> Problem:
+    """What `options` ask for, on all devices of `costs`. Raises `UsageError` as `check_options` does."""
+    check_options(options, names)
+    limits = options.limits
+    return Problem(
+        graph,
+        costs,
+        tuple(costs.devices),
+        options.objective,
+        options.stages,
+        excluded=frozenset(limits.excluded),
+        head=limits.head,
+        trusted=frozenset(limits.only) if limits.only else None,
+        space=Space(max_replicas=limits.replicas, watts=watts or {}),
+        names=names,
+    )
+
+
+def check_options(options: PlanOptions, names: Mapping[NodeId, str]) -> None:
+    """Raises `UsageError` for wishes that contradict each other, whatever the model and the costs are."""
+    limits, head = options.limits, options.limits.head
+    if options.forced is not None and (options.stages is not None or limits != NO_LIMITS):
+        raise UsageError(
+            "a given plan is carried out as it is; stages, pins and exclusions are for plans that are searched",
+            hint="leave out either the plan or the others",
+        )
+    if head is not None and head in limits.excluded:
+        raise UsageError(f"{_name(head, names)} is excluded and shall run the first stage", hint="give one of the two")
+    if head is not None and not limits.allows(head):
+        raise UsageError(
+            f"{_name(head, names)} shall run the first stage and is not among the devices to use",
+            hint="pin one of those, or allow it",
+        )
+    if limits.only and not any(limits.allows(device) for device in limits.only):
+        raise UsageError("every device that may be used is excluded", hint="exclude fewer")
+    if not 1 <= limits.replicas <= MAX_REPLICAS:
+        raise UsageError(f"replicas is {limits.replicas}; it must be 1 to {MAX_REPLICAS}")
+    if options.stages is not None and limits.replicas > 1:
+        raise UsageError("a forced number of stages has one device per stage", hint="leave out stages or replicas")
+
+
+def _name(device: NodeId, names: Mapping[NodeId, str]) -> str:
+    return names.get(device, device[:8])
 
 
 @dataclass(frozen=True, slots=True)

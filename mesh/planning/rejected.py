@@ -1,7 +1,7 @@
 """What else was weighed and not chosen, each with its figures and the reason in words.
 
-Read off the finished search, so the figures are the best of their kind: each device alone, every
-other number of stages, and the chosen plan's devices left out one at a time.
+Read off the finished search, so the figures are the best of their kind: each device alone, full copies, every
+other number of stages, the chosen plan's devices left out one at a time, and those that it leaves out put to work.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ from dataclasses import replace
 
 from mesh.core.ids import NodeId
 from mesh.core.plan import Alternative, Objective, Prediction, Stage
+from mesh.planning.breakdown import break_down, find_bottleneck
+from mesh.planning.comparators import best_copies
 from mesh.planning.memory import segment_memory_bytes
 from mesh.planning.predict import predict
 from mesh.planning.problem import Problem
@@ -23,7 +25,7 @@ SAME = 1e-6
 
 
 def list_alternatives(searched: Searched, chosen: Sequence[Stage], predicted: Prediction) -> tuple[Alternative, ...]:
-    """Alternatives to `chosen` in the order: devices alone, numbers of stages, left-out devices."""
+    """Alternatives to `chosen` in the order: devices alone, copies, numbers of stages, without and with a device."""
     priced = searched.priced
     used = [device for stage in chosen for device in stage.devices]
     found = list(list_singles(priced, chosen, predicted))
@@ -37,14 +39,34 @@ def list_alternatives(searched: Searched, chosen: Sequence[Stage], predicted: Pr
         for index, members in enumerate(priced.arcs.types):
             left_out = [device for device in members if device in used]
             found.extend(_without(searched, index, priced.problem.name_of(device), predicted) for device in left_out)
+    if priced.problem.objective is not Objective.ENERGY:  # the tables hold no energies
+        found.extend(_with_idle(searched, used, predicted))
     return tuple(found)
 
 
 def list_singles(priced: Priced, chosen: Sequence[Stage], predicted: Prediction) -> tuple[Alternative, ...]:
-    """Every device alone, but for the chosen plan itself; needs no search."""
+    """Every device alone and full copies, but for the chosen plan itself; needs no search."""
     used = [device for stage in chosen for device in stage.devices]
     devices = [(device, index) for index, members in enumerate(priced.arcs.types) for device in members]
-    return tuple(_alone_on(priced, device, index, predicted) for device, index in devices if used != [device])
+    singles = [_alone_on(priced, device, index, predicted) for device, index in devices if used != [device]]
+    return (*singles, *_copies(priced, used if len(chosen) == 1 else (), predicted))
+
+
+def _copies(priced: Priced, chosen: Sequence[NodeId], predicted: Prediction) -> tuple[Alternative, ...]:
+    """The whole model on several devices, unless these are `chosen` or a pin rules it out."""
+    problem = priced.problem
+    if problem.stages is not None or problem.head is not None or problem.tail is not None:
+        return ()
+    stage = best_copies(problem)
+    if stage is None or len(stage.devices) == 1 or set(stage.devices) == set(chosen):
+        return ()
+    name = f"copies on {', '.join(problem.name_of(device) for device in stage.devices)}"
+    found = _describe(priced, name, (stage,), predicted, "")
+    if len(stage.devices) > problem.space.max_replicas:
+        allowed = problem.space.max_replicas
+        why = f"at most {allowed} {'device' if allowed == 1 else 'devices'} may share a stage"
+        found = replace(found, reason=f"{why}; {found.reason}")
+    return (found,)
 
 
 def _alone_on(priced: Priced, device: NodeId, index: int, chosen: Prediction) -> Alternative:
@@ -65,6 +87,51 @@ def _without(searched: Searched, left_out: int, name: str, predicted: Prediction
     price, state, last = min(bests, key=lambda best: best[0])
     stages = None if price == math.inf else searched.priced.stages(searched.prices.way(state, last))
     return _describe(searched.priced, f"without {name}", stages, predicted, "the other devices cannot hold the model")
+
+
+def _with_idle(searched: Searched, used: Sequence[NodeId], predicted: Prediction) -> list[Alternative]:
+    """The best plan that uses one device of a type more than the chosen one, for each type with idle devices."""
+    priced, problem = searched.priced, searched.priced.problem
+    found = []
+    for index, members in enumerate(priced.arcs.types):
+        idle = [device for device in members if device not in used]
+        if not idle:
+            continue
+        name = problem.name_of(idle[0])
+        at_least = (index, len(members) - len(idle) + 1)
+        bests = [searched.best(searched.prices, count, None, at_least) for count in priced.device_counts]
+        price, state, last = min(bests, key=lambda best: best[0], default=(math.inf, 0, 0))
+        others = f" (so with {', '.join(map(problem.name_of, idle[1:]))})" if len(idle) > 1 else ""
+        if price == math.inf:
+            reason = f"no plan has room for {name}: memory, cuts or a pin rule it out{others}"
+            found.append(Alternative(f"with {name}", None, reason))
+            continue
+        stages = priced.stages(searched.prices.way(state, last))
+        found.append(_describe_idle(priced, name, stages, predicted, others))
+    return found
+
+
+def _describe_idle(priced: Priced, name: str, stages: Sequence[Stage], chosen: Prediction, others: str) -> Alternative:
+    """Why a plan that uses `name` too was not chosen."""
+    problem = priced.problem
+    figures = _describe(priced, f"with {name}", stages, chosen, "")
+    known = figures.prediction or chosen
+    is_slower = (
+        known.latency_s > chosen.latency_s * (1 + SAME)
+        if problem.objective is Objective.LATENCY
+        else known.throughput_per_s < chosen.throughput_per_s * (1 - SAME)
+    )
+    if problem.objective is Objective.MEMORY:
+        verdict = f"{name} is not needed to hold the model"
+    else:
+        verdict = f"{name} would make it slower" if is_slower else f"{name} would not make it faster"
+    worst = find_bottleneck(break_down(problem.graph, stages, problem.costs, problem.space))
+    devices = " and ".join(map(problem.name_of, stages[worst.stage].devices))
+    if worst.is_link:
+        target = " and ".join(map(problem.name_of, stages[worst.stage + 1].devices))
+        devices = f"the link from {devices} to {target}"
+    pace = f"{devices} would take {worst.period_seconds * 1e3:.3g} ms per frame"
+    return replace(figures, reason=f"{verdict}: {pace}; {figures.reason}{others}")
 
 
 def _describe(

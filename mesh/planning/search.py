@@ -73,14 +73,23 @@ class Table:
     value: Seconds
     """(S, K, N)"""
 
-    def best(self, devices: int, tail: int | None = None, without: int | None = None) -> tuple[float, int, int]:
+    def best(
+        self,
+        devices: int,
+        tail: int | None = None,
+        without: int | None = None,
+        at_least: tuple[int, int] | None = None,
+    ) -> tuple[float, int, int]:
         """Least price of ways to the last node on exactly so many devices, with its state and last kind.
 
-        `tail` is the type that the last stage must be on, `without` a type that lacks one device.
+        `tail` is the type that the last stage must be on, `without` a type that lacks one device, `at_least` a type and
+        the number of its devices that must be used.
         """
         states = self.usage.sum(axis=1) == devices
         if without is not None:
             states &= self.usage[:, without] < self.question.counts[without]
+        if at_least is not None:
+            states &= self.usage[:, at_least[0]] >= at_least[1]
         rows = np.flatnonzero(states)
         last = [k for k, kind in enumerate(self.question.kinds) if tail is None or kind.type == tail]
         if not len(rows) or not last:

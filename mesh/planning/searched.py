@@ -95,8 +95,10 @@ class Searched:
     prices: Table
     """In the objective: latencies for LATENCY, else periods."""
 
-    def best(self, table: Table, count: int, without: int | None = None) -> tuple[float, int, int]:
-        return table.best(count, self.priced.tail, without)
+    def best(
+        self, table: Table, count: int, without: int | None = None, at_least: tuple[int, int] | None = None
+    ) -> tuple[float, int, int]:
+        return table.best(count, self.priced.tail, without, at_least)
 
     def best_way(self, count: int) -> Way:
         """The plan on `count` devices: least price, then for periods no idle stage and the least latency."""

@@ -14,13 +14,11 @@ from functools import cached_property
 from mesh.core.costs import Costs
 from mesh.core.graph import Graph
 from mesh.core.ids import NodeId
+from mesh.core.plan import RAW
 from mesh.errors import UsageError
 
 FLOAT = "float"
 """The variant that every device runs: the model as it is."""
-
-RAW = "raw"
-"""The codec that every device speaks: tensors as they are."""
 
 MAX_REPLICAS = 64
 """As many as a fleet file has devices."""

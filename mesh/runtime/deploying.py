@@ -37,9 +37,10 @@ from mesh.model.extract import extract
 from mesh.model.read import SourceModel, read_model_bytes
 from mesh.model.summarise import summarise
 from mesh.planning.exact import plan as solve
+from mesh.planning.explain import explain
 from mesh.planning.predict import with_costs
 from mesh.planning.problem import Infeasible as NoPlan
-from mesh.planning.problem import Problem
+from mesh.planning.problem import check_options, make_problem
 from mesh.planning.validate import problems
 from mesh.runtime.coordinator import Progress
 from mesh.runtime.costing import measure_costs
@@ -84,6 +85,7 @@ async def make_plan(
     model = await asyncio.to_thread(read_model_bytes, data)
     graph = await asyncio.to_thread(summarise, model)
     progress(f"{len(graph.groups)} operator groups, {len(graph.cuts) - 2} places to cut")
+    check_options(options, {node.view.capabilities.node_id: node.view.capabilities.name for node in nodes})
     nodes = await _await_probes(_chosen(nodes, options), progress)
     if options.stages is not None and options.stages > len(nodes):
         raise Infeasible(f"{options.stages} stages need {options.stages} devices, there are {len(nodes)}")
@@ -94,11 +96,14 @@ async def make_plan(
         wrong = problems(options.forced, graph, devices)
         if wrong:
             raise UsageError(f"the plan cannot be carried out: {'; '.join(wrong)}")
-        return Planned(model, graph, replace(with_costs(options.forced, graph, costs), forced=True))
-    problem = Problem(graph, costs, devices, options.objective, options.stages, names=names)
+        forced = replace(with_costs(options.forced, graph, costs), forced=True)
+        return Planned(model, graph, forced)
+    problem = make_problem(graph, costs, options, names)
     found = await asyncio.to_thread(solve, problem)
     if isinstance(found, NoPlan):
         raise found.as_error()
+    if options.explain:
+        found = replace(found, explanation=await asyncio.to_thread(explain, problem, found))
     whole = None
     if len(found.stages) > 1 and options.stages is None:
         alone = await asyncio.to_thread(solve, replace(problem, stages=1))
@@ -107,14 +112,19 @@ async def make_plan(
 
 
 def _chosen(nodes: Sequence[Answered], options: PlanOptions) -> list[Answered]:
+    """The nodes that may be used; what is excluded is not even measured."""
     known = {node.view.capabilities.node_id: node for node in nodes}
-    wanted = options.devices
-    if options.forced is not None:
-        wanted = options.forced.devices
-    missing = [device for device in wanted if device not in known]
+    limits = options.limits
+    wanted = options.forced.devices if options.forced is not None else limits.only
+    pinned = (*wanted, *([limits.head] if limits.head is not None else ()))
+    missing = [device for device in pinned if device not in known]
     if missing:
         raise NoNodes(f"nodes {', '.join(device[:8] for device in missing)} are asked for and do not answer")
-    return [known[device] for device in wanted] if wanted else list(nodes)
+    chosen = [known[device] for device in wanted] if wanted else list(nodes)
+    left = [node for node in chosen if node.view.capabilities.node_id not in limits.excluded]
+    if not left:
+        raise Infeasible("every node that answers is excluded")
+    return left
 
 
 async def _await_probes(nodes: Sequence[Answered], progress: Progress) -> list[Answered]:
@@ -159,7 +169,8 @@ async def activate(
     """
     plan, parts = await _cut_and_prove(planned, progress, feeds)
     by_id = {node.view.capabilities.node_id: node for node in nodes}
-    standbys = choose_standbys(plan, [_able(nodes, len(parts[sha256])) for sha256 in _contents(plan)])
+    allowed = [node for node in nodes if plan.limits.allows(node.view.capabilities.node_id)]
+    standbys = choose_standbys(plan, [_able(allowed, len(parts[sha256])) for sha256 in _contents(plan)])
     devices = dict.fromkeys((*plan.devices, *(node for spare in standbys for node in spare)))
     deployment = Deployment(
         name=name,
@@ -248,7 +259,7 @@ def _cut(planned: Planned) -> tuple[Plan, dict[Sha256, bytes]]:
         sha256 = Sha256(hashlib.sha256(data).hexdigest())
         parts[sha256] = data
         stages.append(replace(stage, segment=replace(stage.segment, sha256=sha256)))
-    return replace(planned.plan, stages=tuple(stages)), parts
+    return replace(planned.plan, stages=tuple(stages), explanation=None), parts
 
 
 def _prove(model: SourceModel, graph: Graph, plan: Plan, feeds: Mapping[str, Array] | None) -> None:

@@ -9,21 +9,23 @@ import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from mesh.core.fleet_file import Fleet
+from mesh.core.fleet_file import Fleet, FleetDevice
 from mesh.core.graph import Graph
 from mesh.core.ids import NodeId
 from mesh.core.plan import Plan, PlanOptions
 from mesh.engines import make_engine
 from mesh.engines.contract import LoadOptions
-from mesh.errors import MeshError
+from mesh.errors import MeshError, UsageError
 from mesh.hardware.limits import read_limits
 from mesh.model.read import SourceModel, read_model_bytes
 from mesh.model.summarise import summarise
 from mesh.planning.exact import plan as solve
-from mesh.planning.fleet_costs import Yardstick, estimate_costs, nominal_core_seconds, plannable, watts_of
+from mesh.planning.explain import MoreFleet, explain
+from mesh.planning.fleet_costs import Yardstick, estimate_costs, nominal_core_seconds, plannable, watts_of, wired
+from mesh.planning.predict import with_costs
 from mesh.planning.problem import Infeasible as NoPlan
-from mesh.planning.problem import Problem
-from mesh.planning.space import Space
+from mesh.planning.problem import Problem, check_options, make_problem
+from mesh.planning.validate import problems
 from mesh.runtime.coordinator import Progress
 from mesh.runtime.measure import measure_model
 
@@ -35,26 +37,52 @@ MEASURE_BUDGET_S = 1.0
 class OfflinePlan:
     plan: Plan
     names: Mapping[NodeId, str]
+    problem: Problem
+    """What `plan` is the answer to."""
 
 
 async def plan_offline(data: bytes, fleet: Fleet, options: PlanOptions, progress: Progress) -> OfflinePlan:
     """Plan the model in `data` for `fleet`. Raises `ModelError`s, `UsageError` and `Infeasible`."""
     devices = plannable(fleet)
+    names = {node: device.name for node, device in devices.items()}
+    check_options(options, names)
     model = await asyncio.to_thread(read_model_bytes, data)
     graph = await asyncio.to_thread(summarise, model)
     progress(f"{len(graph.groups)} operator groups, {len(graph.cuts) - 2} places to cut")
     core_seconds, source = await _time_one_core(model, graph, progress)
     limits = read_limits()
     yardstick = Yardstick(core_seconds, limits.cores, limits.memory_available_bytes)
-    names = {node: device.name for node, device in devices.items()}
-    costs = estimate_costs(graph, devices, yardstick)
-    space = Space(watts=watts_of(devices))
-    problem = Problem(graph, costs, tuple(devices), options.objective, options.stages, names=names, space=space)
-    found = await asyncio.to_thread(solve, problem)
-    if isinstance(found, NoPlan):
-        raise found.as_error()
+    problem = make_problem(graph, estimate_costs(graph, devices, yardstick), options, names, watts_of(devices))
+    if options.forced is not None:
+        found = _carry_out(options.forced, problem)
+    else:
+        answer = await asyncio.to_thread(solve, problem)
+        if isinstance(answer, NoPlan):
+            raise answer.as_error()
+        found = answer
+    if options.explain:
+        others = _on_wires(problem, devices, yardstick)
+        found = replace(found, explanation=await asyncio.to_thread(explain, problem, found, others))
     certificate = f"{found.certificate}; all costs are estimates: {source}, scaled by cpu; links from rate and latency"
-    return OfflinePlan(replace(found, certificate=certificate), names)
+    return OfflinePlan(replace(found, certificate=certificate), names, problem)
+
+
+def _carry_out(forced: Plan, problem: Problem) -> Plan:
+    """`forced` with the figures of this fleet; raises `UsageError` for what it cannot carry out."""
+    memory = {device: problem.costs.device(device).memory_bytes for device in problem.devices}
+    wrong = problems(forced, problem.graph, problem.devices, memory)
+    if wrong:
+        raise UsageError(f"the plan cannot be carried out: {'; '.join(wrong)}", hint="make one with mesh plan --json")
+    return replace(with_costs(forced, problem.graph, problem.costs), forced=True)
+
+
+def _on_wires(problem: Problem, devices: Mapping[NodeId, FleetDevice], yardstick: Yardstick) -> list[MoreFleet]:
+    """The problem with wires in place of radio, where there is any."""
+    others = wired(devices)
+    if others is None:
+        return []
+    costs = estimate_costs(problem.graph, others, yardstick)
+    return [MoreFleet("wires (100 Mbit) in place of radio", replace(problem, costs=costs))]
 
 
 async def _time_one_core(model: SourceModel, graph: Graph, progress: Progress) -> tuple[float, str]:

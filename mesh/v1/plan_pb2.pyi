@@ -42,18 +42,84 @@ class Segment(_message.Message):
     def __init__(self, start: _Optional[int] = ..., end: _Optional[int] = ..., consumes: _Optional[_Iterable[str]] = ..., produces: _Optional[_Iterable[str]] = ..., relays: _Optional[_Iterable[str]] = ..., weight_bytes: _Optional[int] = ..., flops: _Optional[int] = ..., sha256: _Optional[str] = ...) -> None: ...
 
 class Stage(_message.Message):
-    __slots__ = ("segment", "devices", "compute_seconds", "measured", "variant")
+    __slots__ = ("segment", "devices", "compute_seconds", "measured", "variant", "codec")
     SEGMENT_FIELD_NUMBER: _ClassVar[int]
     DEVICES_FIELD_NUMBER: _ClassVar[int]
     COMPUTE_SECONDS_FIELD_NUMBER: _ClassVar[int]
     MEASURED_FIELD_NUMBER: _ClassVar[int]
     VARIANT_FIELD_NUMBER: _ClassVar[int]
+    CODEC_FIELD_NUMBER: _ClassVar[int]
     segment: Segment
     devices: _containers.RepeatedScalarFieldContainer[str]
     compute_seconds: float
     measured: bool
     variant: str
-    def __init__(self, segment: _Optional[_Union[Segment, _Mapping]] = ..., devices: _Optional[_Iterable[str]] = ..., compute_seconds: _Optional[float] = ..., measured: bool = ..., variant: _Optional[str] = ...) -> None: ...
+    codec: str
+    def __init__(self, segment: _Optional[_Union[Segment, _Mapping]] = ..., devices: _Optional[_Iterable[str]] = ..., compute_seconds: _Optional[float] = ..., measured: bool = ..., variant: _Optional[str] = ..., codec: _Optional[str] = ...) -> None: ...
+
+class Limits(_message.Message):
+    __slots__ = ("only", "excluded", "head", "replicas")
+    ONLY_FIELD_NUMBER: _ClassVar[int]
+    EXCLUDED_FIELD_NUMBER: _ClassVar[int]
+    HEAD_FIELD_NUMBER: _ClassVar[int]
+    REPLICAS_FIELD_NUMBER: _ClassVar[int]
+    only: _containers.RepeatedScalarFieldContainer[str]
+    excluded: _containers.RepeatedScalarFieldContainer[str]
+    head: str
+    replicas: int
+    def __init__(self, only: _Optional[_Iterable[str]] = ..., excluded: _Optional[_Iterable[str]] = ..., head: _Optional[str] = ..., replicas: _Optional[int] = ...) -> None: ...
+
+class LinkBreakdown(_message.Message):
+    __slots__ = ("bytes_per_second", "latency_seconds", "transfer_seconds", "period_seconds", "measured")
+    BYTES_PER_SECOND_FIELD_NUMBER: _ClassVar[int]
+    LATENCY_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    TRANSFER_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    PERIOD_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    MEASURED_FIELD_NUMBER: _ClassVar[int]
+    bytes_per_second: float
+    latency_seconds: float
+    transfer_seconds: float
+    period_seconds: float
+    measured: bool
+    def __init__(self, bytes_per_second: _Optional[float] = ..., latency_seconds: _Optional[float] = ..., transfer_seconds: _Optional[float] = ..., period_seconds: _Optional[float] = ..., measured: bool = ...) -> None: ...
+
+class StageBreakdown(_message.Message):
+    __slots__ = ("handling_seconds", "period_seconds", "bytes_in", "bytes_out", "memory_bytes", "memory_available_bytes", "link")
+    HANDLING_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    PERIOD_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    BYTES_IN_FIELD_NUMBER: _ClassVar[int]
+    BYTES_OUT_FIELD_NUMBER: _ClassVar[int]
+    MEMORY_BYTES_FIELD_NUMBER: _ClassVar[int]
+    MEMORY_AVAILABLE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    LINK_FIELD_NUMBER: _ClassVar[int]
+    handling_seconds: float
+    period_seconds: float
+    bytes_in: int
+    bytes_out: int
+    memory_bytes: int
+    memory_available_bytes: int
+    link: LinkBreakdown
+    def __init__(self, handling_seconds: _Optional[float] = ..., period_seconds: _Optional[float] = ..., bytes_in: _Optional[int] = ..., bytes_out: _Optional[int] = ..., memory_bytes: _Optional[int] = ..., memory_available_bytes: _Optional[int] = ..., link: _Optional[_Union[LinkBreakdown, _Mapping]] = ...) -> None: ...
+
+class Bottleneck(_message.Message):
+    __slots__ = ("stage", "is_link", "period_seconds")
+    STAGE_FIELD_NUMBER: _ClassVar[int]
+    IS_LINK_FIELD_NUMBER: _ClassVar[int]
+    PERIOD_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    stage: int
+    is_link: bool
+    period_seconds: float
+    def __init__(self, stage: _Optional[int] = ..., is_link: bool = ..., period_seconds: _Optional[float] = ...) -> None: ...
+
+class Explanation(_message.Message):
+    __slots__ = ("stages", "bottleneck", "improvements")
+    STAGES_FIELD_NUMBER: _ClassVar[int]
+    BOTTLENECK_FIELD_NUMBER: _ClassVar[int]
+    IMPROVEMENTS_FIELD_NUMBER: _ClassVar[int]
+    stages: _containers.RepeatedCompositeFieldContainer[StageBreakdown]
+    bottleneck: Bottleneck
+    improvements: _containers.RepeatedCompositeFieldContainer[Alternative]
+    def __init__(self, stages: _Optional[_Iterable[_Union[StageBreakdown, _Mapping]]] = ..., bottleneck: _Optional[_Union[Bottleneck, _Mapping]] = ..., improvements: _Optional[_Iterable[_Union[Alternative, _Mapping]]] = ...) -> None: ...
 
 class Prediction(_message.Message):
     __slots__ = ("throughput_per_s", "latency_s")
@@ -74,7 +140,7 @@ class Alternative(_message.Message):
     def __init__(self, name: _Optional[str] = ..., prediction: _Optional[_Union[Prediction, _Mapping]] = ..., reason: _Optional[str] = ...) -> None: ...
 
 class Plan(_message.Message):
-    __slots__ = ("model_sha256", "objective", "forced", "stages", "predicted", "bound_throughput_per_s", "certificate", "alternatives", "window")
+    __slots__ = ("model_sha256", "objective", "forced", "stages", "predicted", "bound_throughput_per_s", "certificate", "alternatives", "window", "limits", "explanation")
     MODEL_SHA256_FIELD_NUMBER: _ClassVar[int]
     OBJECTIVE_FIELD_NUMBER: _ClassVar[int]
     FORCED_FIELD_NUMBER: _ClassVar[int]
@@ -84,6 +150,8 @@ class Plan(_message.Message):
     CERTIFICATE_FIELD_NUMBER: _ClassVar[int]
     ALTERNATIVES_FIELD_NUMBER: _ClassVar[int]
     WINDOW_FIELD_NUMBER: _ClassVar[int]
+    LIMITS_FIELD_NUMBER: _ClassVar[int]
+    EXPLANATION_FIELD_NUMBER: _ClassVar[int]
     model_sha256: str
     objective: Objective
     forced: bool
@@ -93,7 +161,9 @@ class Plan(_message.Message):
     certificate: str
     alternatives: _containers.RepeatedCompositeFieldContainer[Alternative]
     window: int
-    def __init__(self, model_sha256: _Optional[str] = ..., objective: _Optional[_Union[Objective, str]] = ..., forced: bool = ..., stages: _Optional[_Iterable[_Union[Stage, _Mapping]]] = ..., predicted: _Optional[_Union[Prediction, _Mapping]] = ..., bound_throughput_per_s: _Optional[float] = ..., certificate: _Optional[str] = ..., alternatives: _Optional[_Iterable[_Union[Alternative, _Mapping]]] = ..., window: _Optional[int] = ...) -> None: ...
+    limits: Limits
+    explanation: Explanation
+    def __init__(self, model_sha256: _Optional[str] = ..., objective: _Optional[_Union[Objective, str]] = ..., forced: bool = ..., stages: _Optional[_Iterable[_Union[Stage, _Mapping]]] = ..., predicted: _Optional[_Union[Prediction, _Mapping]] = ..., bound_throughput_per_s: _Optional[float] = ..., certificate: _Optional[str] = ..., alternatives: _Optional[_Iterable[_Union[Alternative, _Mapping]]] = ..., window: _Optional[int] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ..., explanation: _Optional[_Union[Explanation, _Mapping]] = ...) -> None: ...
 
 class Boundary(_message.Message):
     __slots__ = ("tensors",)

@@ -11,17 +11,15 @@ from mesh.core.ids import NodeId, check_name
 from mesh.core.plan import PlanOptions
 from mesh.v1 import coordinator_pb2
 from mesh.wire.convert_plan import (
-    MAX_REPLICAS,
     MAX_STAGES,
+    limits_from_proto,
+    limits_to_proto,
     objective_from_proto,
     objective_to_proto,
     plan_from_proto,
     plan_to_proto,
 )
-from mesh.wire.door_checks import check_id, check_label, check_list, check_range
-
-MAX_DEVICES = MAX_STAGES * MAX_REPLICAS
-"""As many as a plan may name."""
+from mesh.wire.door_checks import check_id, check_label, check_range
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +50,8 @@ def options_to_proto(options: PlanOptions) -> coordinator_pb2.PlanOptions:
         objective=objective_to_proto(options.objective),
         stages=options.stages or 0,
         forced=plan_to_proto(options.forced) if options.forced is not None else None,
-        devices=options.devices,
+        limits=limits_to_proto(options.limits),
+        explain=options.explain,
     )
 
 
@@ -61,5 +60,6 @@ def options_from_proto(proto: coordinator_pb2.PlanOptions) -> PlanOptions:
         objective=objective_from_proto(proto.objective),
         stages=check_range(proto.stages, 1, MAX_STAGES, "options.stages") if proto.stages else None,
         forced=plan_from_proto(proto.forced) if proto.HasField("forced") else None,
-        devices=check_list(proto.devices, MAX_DEVICES, "options.devices", lambda device: check_id(device, "node id")),
+        limits=limits_from_proto(proto.limits, "options.limits"),
+        explain=proto.explain,
     )

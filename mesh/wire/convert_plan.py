@@ -9,10 +9,18 @@ from __future__ import annotations
 from typing import cast
 
 from mesh.core.ids import DeploymentName, NodeId, check_name
-from mesh.core.plan import Alternative, Deployment, Fence, Objective, Plan, Prediction, Segment, Stage
+from mesh.core.plan import CODECS, NO_LIMITS, RAW, Deployment, Fence, Limits, Objective, Plan, Segment, Stage
 from mesh.core.tensor import MAX_RANK, Dimension, DType, TensorSpec
 from mesh.errors import MeshError, NodeLost, ProtocolViolation, from_code
 from mesh.v1 import plan_pb2, tensor_pb2
+from mesh.wire.convert_figures import (
+    alternative_from_proto,
+    alternative_to_proto,
+    explanation_from_proto,
+    explanation_to_proto,
+    prediction_from_proto,
+    prediction_to_proto,
+)
 from mesh.wire.door_checks import (
     check_address,
     check_count,
@@ -34,6 +42,9 @@ MAX_STAGES = 256
 
 MAX_REPLICAS = 256
 """Devices of one stage."""
+
+MAX_DEVICES = MAX_STAGES * MAX_REPLICAS
+"""As many as a plan may name."""
 
 MAX_ALTERNATIVES = 1024
 """Rejected plans that a plan tells of."""
@@ -122,18 +133,13 @@ def plan_to_proto(plan: Plan) -> plan_pb2.Plan:
         objective=objective_to_proto(plan.objective),
         forced=plan.forced,
         stages=[_stage_to_proto(stage) for stage in plan.stages],
-        predicted=_prediction_to_proto(plan.predicted),
+        predicted=prediction_to_proto(plan.predicted),
         bound_throughput_per_s=plan.bound_throughput_per_s,
         certificate=plan.certificate,
-        alternatives=[
-            plan_pb2.Alternative(
-                name=alternative.name,
-                prediction=_prediction_to_proto(alternative.prediction) if alternative.prediction else None,
-                reason=alternative.reason,
-            )
-            for alternative in plan.alternatives
-        ],
+        alternatives=map(alternative_to_proto, plan.alternatives),
         window=plan.window,
+        limits=limits_to_proto(plan.limits) if plan.limits != NO_LIMITS else None,
+        explanation=explanation_to_proto(plan.explanation) if plan.explanation is not None else None,
     )
 
 
@@ -147,13 +153,15 @@ def plan_from_proto(proto: plan_pb2.Plan) -> Plan:
         objective=objective_from_proto(proto.objective),
         forced=proto.forced,
         stages=stages,
-        predicted=_prediction_from_proto(proto.predicted),
+        predicted=prediction_from_proto(proto.predicted),
         bound_throughput_per_s=check_number(
             proto.bound_throughput_per_s, "plan.bound_throughput_per_s", may_be_infinite=True
         ),
         certificate=check_text(proto.certificate, "plan.certificate"),
-        alternatives=check_list(proto.alternatives, MAX_ALTERNATIVES, "plan.alternatives", _alternative_from_proto),
+        alternatives=check_list(proto.alternatives, MAX_ALTERNATIVES, "plan.alternatives", alternative_from_proto),
         window=check_range(proto.window, 1, MAX_WINDOW, "plan.window"),
+        limits=limits_from_proto(proto.limits, "plan.limits"),
+        explanation=explanation_from_proto(proto.explanation) if proto.HasField("explanation") else None,
     )
 
 
@@ -174,6 +182,7 @@ def _stage_to_proto(stage: Stage) -> plan_pb2.Stage:
         compute_seconds=stage.compute_seconds,
         measured=stage.measured,
         variant=stage.variant,
+        codec=stage.codec,
     )
 
 
@@ -187,6 +196,29 @@ def _stage_from_proto(proto: plan_pb2.Stage) -> Stage:
         compute_seconds=check_number(proto.compute_seconds, "compute_seconds"),
         measured=proto.measured,
         variant=check_label(proto.variant, "variant"),
+        codec=_check_codec(proto.codec or RAW),
+    )
+
+
+def _check_codec(codec: str) -> str:
+    if codec not in CODECS:
+        raise ProtocolViolation(f"codec: {codec[:40]!r} is not spoken here", hint=f"known: {', '.join(CODECS)}")
+    return codec
+
+
+def limits_to_proto(limits: Limits) -> plan_pb2.Limits:
+    return plan_pb2.Limits(only=limits.only, excluded=limits.excluded, head=limits.head or "", replicas=limits.replicas)
+
+
+def limits_from_proto(proto: plan_pb2.Limits, name: str) -> Limits:
+    """An empty message means no limits."""
+    return Limits(
+        only=check_list(proto.only, MAX_DEVICES, f"{name}.only", lambda device: check_id(device, "node id")),
+        excluded=check_list(
+            proto.excluded, MAX_DEVICES, f"{name}.excluded", lambda device: check_id(device, "node id")
+        ),
+        head=check_id(proto.head, f"{name}.head") if proto.head else None,
+        replicas=check_range(proto.replicas or 1, 1, MAX_REPLICAS, f"{name}.replicas"),
     )
 
 
@@ -202,25 +234,6 @@ def _segment_from_proto(proto: plan_pb2.Segment) -> Segment:
         weight_bytes=proto.weight_bytes,
         flops=proto.flops,
         sha256=check_digest(proto.sha256, "segment.sha256") if proto.sha256 else None,
-    )
-
-
-def _prediction_to_proto(prediction: Prediction) -> plan_pb2.Prediction:
-    return plan_pb2.Prediction(throughput_per_s=prediction.throughput_per_s, latency_s=prediction.latency_s)
-
-
-def _prediction_from_proto(proto: plan_pb2.Prediction) -> Prediction:
-    return Prediction(
-        throughput_per_s=check_number(proto.throughput_per_s, "prediction.throughput_per_s"),
-        latency_s=check_number(proto.latency_s, "prediction.latency_s"),
-    )
-
-
-def _alternative_from_proto(proto: plan_pb2.Alternative) -> Alternative:
-    return Alternative(
-        name=check_text(proto.name, "name"),
-        prediction=_prediction_from_proto(proto.prediction) if proto.HasField("prediction") else None,
-        reason=check_text(proto.reason, "reason"),
     )
 
 

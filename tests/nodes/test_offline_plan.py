@@ -95,3 +95,36 @@ def test_what_is_wrong_is_named(
 def test_a_file_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, document = plan_json(capsys, MODEL, "--fleet", tmp_path / "none.toml")
     assert (code, document["error"]["code"]) == (3, "not-found")
+
+
+def test_pins_and_exclusions_are_kept(fleet: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, document = plan_json(
+        capsys, MODEL, "--fleet", fleet, "--first-on", "board-2", "--exclude", "board-1", "--explain"
+    )
+    assert code == 0
+    assert list(document["names"].values()) == ["board-2"]
+    (pinned,) = document["names"]
+    assert document["limits"]["head"] == pinned
+    assert document["explanation"]["bottleneck"] == {
+        "stage": 0,
+        "is_link": False,
+        "period_ms": pytest.approx(1e3 / document["predicted"]["throughput_per_s"]),
+    }
+    (more,) = document["explanation"]["improvements"]
+    assert more["name"] == "one more board like board-2"
+
+
+def test_a_node_that_is_not_in_the_file(fleet: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, _, talk = plan(capsys, MODEL, "--fleet", fleet, "--exclude", "bord-1")
+    assert code == 3
+    assert "there are: board-1, board-2" in talk
+
+
+def test_people_read_what_each_part_takes_and_what_would_help(fleet: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fleet.write_text(BOARDS.replace("100Mbit", "1Mbit") + 'air = "channel-1"\n')
+    code, output, _ = plan(capsys, MODEL, "--fleet", fleet, "--explain")
+    assert code == 0
+    assert "bottleneck: stage 0 on board-1 sets the pace" in output
+    assert "MB of weights" in output
+    assert "wires (100 Mbit) in place of radio:" in output
+    assert "with board-2:" in output

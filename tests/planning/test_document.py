@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 
 from mesh.core.ids import Sha256
-from mesh.core.plan import Objective, Plan
+from mesh.core.plan import Limits, Objective, Plan
 from mesh.errors import UsageError
 from mesh.planning.document import plan_from_json, plan_to_json
 from mesh.planning.exact import plan
+from mesh.planning.explain import explain
 from mesh.planning.predict import with_costs
 from mesh.planning.validate import problems
 from tests.planning.instances import random_problem
@@ -52,6 +53,22 @@ def test_round_trip_keeps_everything() -> None:
         document = json.loads(json.dumps(plan_to_json(answer), allow_nan=False))
         again = plan_from_json(document, problem.graph)
         assert rounded(dataclasses.asdict(again)) == rounded(dataclasses.asdict(answer))
+
+
+def test_limits_and_codec_survive() -> None:
+    limits = Limits((PROBLEM.devices[0],), (PROBLEM.devices[-1],), PROBLEM.devices[0], 3)
+    again = plan_from_json(plan_to_json(dataclasses.replace(PLAN, limits=limits)), PROBLEM.graph)
+    assert (again.limits, again.stages[0].codec) == (limits, "raw")
+
+
+def test_an_explanation_is_written_and_not_read() -> None:
+    document = plan_to_json(dataclasses.replace(PLAN, explanation=explain(PROBLEM, PLAN)))
+    explained = json.loads(json.dumps(document, allow_nan=False))["explanation"]
+    assert len(explained["stages"]) == len(PLAN.stages)
+    assert explained["stages"][-1]["link"] is None
+    assert set(explained["stages"][0]["link"]) >= {"bytes_per_second", "latency_ms", "transfer_ms"}
+    assert explained["bottleneck"]["stage"] < len(PLAN.stages)
+    assert plan_from_json(document, PROBLEM.graph).explanation is None
 
 
 def test_digest_of_a_segment_survives() -> None:
@@ -142,6 +159,12 @@ def drop(*path: Any) -> Callable[[dict[str, Any]], None]:
         (put("predicted", None), r"plan\.predicted must be a JSON object"),
         (put("bound", "throughput_per_s", -1), r"plan\.bound\.throughput_per_s"),
         (put("objective", "speed"), r"plan\.objective"),
+        (put("stages", 0, "codec", "zip"), r"plan\.stages\[0\]\.codec is 'zip', which no node speaks"),
+        (put("stages", 0, "codec", 1), r"plan\.stages\[0\]\.codec"),
+        (put("limits", "excluded", ["pi"]), r"plan\.limits\.excluded: 'pi' is not a node id"),
+        (put("limits", "head", "pi"), r"plan\.limits\.head"),
+        (put("limits", "replicas", 0), r"plan\.limits\.replicas is 0"),
+        (put("limits", "extra", 0), r"plan\.limits\.extra is not a known key"),
         (put("forced", 1), r"plan\.forced"),
         (put("window", 1.5), r"plan\.window"),
         (put("certificate", None), r"plan\.certificate"),

@@ -172,6 +172,8 @@ def test_never_worse_than_the_best_single_device_nor_better_than_the_bound(seed:
         assert answer.predicted == predict(graph, answer.stages, costs)
         for alternative in answer.alternatives:
             assert alternative.reason
+            if "may share a stage" in alternative.reason:  # better perhaps, and not allowed
+                continue
             if alternative.prediction and objective is Objective.THROUGHPUT:
                 assert alternative.prediction.throughput_per_s <= answer.predicted.throughput_per_s * (1 + 1e-9)
         assert with_costs(answer, graph, costs) == answer
@@ -186,7 +188,7 @@ def test_equal_devices_split_an_even_chain_evenly() -> None:
     assert answer.predicted.throughput_per_s == pytest.approx(50)
     assert answer.certificate == "exact over 9 cuts x 4 devices of 1 type, order of groups fixed"
     names = [alternative.name for alternative in answer.alternatives]
-    assert len(names) == 4 + 2 + 4 and "2 stages" in names and "3 stages" in names
+    assert len(names) == 4 + 1 + 2 + 4 and "2 stages" in names and "3 stages" in names
     assert 5 <= answer.window <= 8
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from mesh.core.fleet import NodeState
 from mesh.core.ids import NodeId
-from mesh.core.plan import Objective, PlanOptions
+from mesh.core.plan import Limits, Objective, PlanOptions
 from mesh.core.report import NodeView
 from mesh.errors import (
     DeploymentNotFound,
@@ -40,7 +40,7 @@ from tests.wire.coordinator_material import (
     serving,
 )
 
-OPTIONS = PlanOptions(Objective.LATENCY, 3, PLAN, (NODE,))
+OPTIONS = PlanOptions(Objective.LATENCY, 3, PLAN, Limits((NODE,), (NODE,), NODE, 4), explain=True)
 
 
 def ignore(line: str) -> None:
@@ -78,7 +78,7 @@ async def test_plan_takes_the_whole_model_and_tells_of_progress(size: int) -> No
     assert handlers.asked == [("plan", (model[:size], OPTIONS))]
 
 
-@pytest.mark.parametrize("options", [OPTIONS, PlanOptions(), PlanOptions(Objective.ENERGY, None, None, ())])
+@pytest.mark.parametrize("options", [OPTIONS, PlanOptions(), PlanOptions(Objective.ENERGY, None, None)])
 async def test_deploy_carries_name_and_options(options: PlanOptions) -> None:
     handlers, lines = FakeHandlers(), list[str]()
     async with serving(handlers) as address, asking(address) as client:

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mesh.core.plan import Objective, PlanOptions
+from mesh.core.plan import NO_LIMITS, Limits, Objective, PlanOptions
 from mesh.errors import MeshError, ModelUnsupported, ProtocolViolation, Timeout, UsageError
-from mesh.v1 import coordinator_pb2, coordinator_pb2_grpc
+from mesh.v1 import coordinator_pb2, coordinator_pb2_grpc, plan_pb2
 from mesh.wire import model_upload
 from mesh.wire.channel import CHUNK_BYTES, open_channel
 from mesh.wire.convert_coordinator import options_from_proto, options_to_proto
@@ -66,6 +66,10 @@ async def test_any_cut_of_the_model_will_do() -> None:
     assert handlers.asked == [("deploy", (b"abcd", "kws", PlanOptions()))]
 
 
+def limited(**limits: Any) -> coordinator_pb2.PlanOptions:
+    return coordinator_pb2.PlanOptions(objective="OBJECTIVE_LATENCY", limits=plan_pb2.Limits(**limits))
+
+
 BAD_UPLOADS = {
     "nothing at all": ([], ProtocolViolation, "before a model was announced"),
     "no bytes announced": ([request(model_bytes=0, chunk=b"a")], ProtocolViolation, "0 bytes was announced"),
@@ -84,9 +88,19 @@ BAD_UPLOADS = {
         "options.stages",
     ),
     "a device that is none": (
-        [request(options=coordinator_pb2.PlanOptions(objective="OBJECTIVE_LATENCY", devices=["pi"]), chunk=b"abcd")],
+        [request(options=limited(only=["pi"]), chunk=b"abcd")],
         ProtocolViolation,
-        "options.devices",
+        r"options\.limits\.only",
+    ),
+    "a pin on nobody": (
+        [request(options=limited(head="pi"), chunk=b"abcd")],
+        ProtocolViolation,
+        r"options\.limits\.head",
+    ),
+    "a thousand replicas": (
+        [request(options=limited(replicas=1000), chunk=b"abcd")],
+        ProtocolViolation,
+        r"options\.limits\.replicas",
     ),
 }
 
@@ -134,7 +148,8 @@ def test_what_is_cut_is_collected(model: bytes) -> None:
         st.sampled_from(Objective),
         st.none() | st.integers(1, 256),
         st.none() | st.just(PLAN),
-        st.just(()) | st.just((NODE,)),
+        st.sampled_from([NO_LIMITS, Limits((NODE,), (), NODE, 3), Limits(excluded=(NODE,))]),
+        st.booleans(),
     )
 )
 def test_options_come_back_as_they_were(options: PlanOptions) -> None:
