@@ -37,7 +37,8 @@ def _stage(graph: Graph, stages: Sequence[Stage], index: int, costs: Costs, spac
     sent = RAW if is_last else stage.codec
     return StageBreakdown(
         handling_seconds=max(
-            space.handling_seconds(costs, device, received, entry) + space.handling_seconds(costs, device, sent, leave)
+            space.handling_seconds(costs, device, received, entry, sent=False)
+            + space.handling_seconds(costs, device, sent, leave, sent=True)
             for device in stage.devices
         ),
         period_seconds=busy_seconds(graph, stages, index, costs, space),
