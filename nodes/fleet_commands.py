@@ -143,7 +143,7 @@ async def show_status(connection: Mesh, name: str, as_json: bool) -> None:
         print(render.status_table(reports))
         if name:
             for happening in reports[0].happenings:
-                print(f"  {happening.text}")
+                print(f"  {render.wall_time(happening.time)}  {happening.text}")
 
 
 async def undeploy(connection: Mesh, name: str, as_json: bool) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -115,9 +116,20 @@ def deployment_document(report: DeploymentReport, plan: dict[str, Any]) -> dict[
     }
 
 
+def wall_time(unix_seconds: float) -> str:
+    """Local date and time to the second."""
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(unix_seconds))
+
+
 def _last_stage(report: DeploymentReport) -> list[StageReport]:
     """What the devices of the tail tell."""
     return [stage for stage in report.stages if stage.stage == report.stages[-1].stage]
+
+
+def _changed_at(report: DeploymentReport) -> float:
+    """When the generation in force became so, as its nodes remember; the first that is remembered where they do not."""
+    found = [each.time for each in report.happenings if report.deployment.cause in each.text]
+    return min(found or [each.time for each in report.happenings], default=0.0)
 
 
 def status_table(reports: Sequence[DeploymentReport]) -> str:
@@ -136,4 +148,9 @@ def status_table(reports: Sequence[DeploymentReport]) -> str:
     ]
     lines = [format_table(header, rows)]
     lines.extend(f"{report.deployment.name}: {report.reason}" for report in reports if report.reason)
+    lines.extend(
+        f"{report.deployment.name}: since {wall_time(_changed_at(report))}: {report.deployment.cause}"
+        for report in reports
+        if report.deployment.cause
+    )
     return "\n".join(lines)

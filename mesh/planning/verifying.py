@@ -3,13 +3,14 @@
     stage reports ─► watch ─► Watched ─► verify ─► Keep | CorrectCosts | Replan | RollBack
 
 Pure: the coordinator's watch looks every second or two, hands in what the nodes said, and carries out the verdict. A
-stage is judged by its busy time per frame, never by frames per second: a source that offers little is no slow plan.
-What a device took is averaged over looks with its variance; it is off its costs when it was so for several looks in a
-row by more than a tenth and more than its own noise. Then its costs are scaled to what was measured, and the current
-plan is priced first: it is replaced only by one that wins by a margin. Whether the whole is as fast as predicted is
-judged only while frames queue up somewhere, which shows that the plan and not the source sets the pace; a loss against
-one device that no device's costs explain (a link, other work) is not planned again with figures that are known to be
-wrong, but rolled back.
+stage is judged by its busy time per frame, never by frames per second: a source that offers little is no slow plan. A
+device that is idle between frames may be faster than it can keep up, within its quota of a core or before it gets hot,
+so only one that is always busy counts as faster than its costs. What a device took is averaged over looks with its
+variance; it is off its costs when it was so for several looks in a row by more than a tenth and more than its own
+noise. Then its costs are scaled to what was measured, and the current plan is priced first: it is replaced only by one
+that wins by a margin. Whether the whole is as fast as predicted is judged only while frames queue up somewhere, which
+shows that the plan and not the source sets the pace; a loss against one device that no device's costs explain (a link,
+other work) is not planned again with figures that are known to be wrong, but rolled back.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from mesh.core.costs import Costs
 from mesh.core.ids import NodeId
 from mesh.core.plan import Objective, Plan
 from mesh.core.report import StageReport
-from mesh.planning.comparators import plan_single
+from mesh.planning.exact import plan as solve
 from mesh.planning.predict import pass_seconds, with_costs
 from mesh.planning.problem import Infeasible, Problem
 from mesh.planning.replanning import SLACK, Holdings, Improved, improve, moved_bytes, period_in_force, price
@@ -142,7 +143,7 @@ def watch(watched: Watched, problem: Problem, plan: Plan, reports: Sequence[Stag
         if known is None or report.frames < known.frames or believed < MIN_COMPUTE_SECONDS:
             tracks[place] = Track(report.frames)  # what came before is of another time
         elif report.frames - known.frames >= MIN_FRAMES:
-            tracks[place] = _take(known, report.frames, report.compute_seconds / believed)
+            tracks[place] = _take(known, report.frames, _ratio(report, believed))
     throughput = sum(report.throughput_per_s for report in reports if report.stage == len(plan.stages) - 1)
     is_full = throughput > 0 and _is_full(problem, plan, reports)
     latency = _latency(problem, plan, reports)
@@ -154,12 +155,13 @@ def watch(watched: Watched, problem: Problem, plan: Plan, reports: Sequence[Stag
 
 def _loses(problem: Problem, throughput: float, latency_s: float, is_full: bool) -> bool:
     """Whether one device alone would do better: in throughput while frames queue, in latency while they do not."""
-    single = plan_single(problem)
-    if isinstance(single, Infeasible):
+    by_latency = problem.objective is Objective.LATENCY and not is_full
+    single = _best_single(problem) if is_full or by_latency else None
+    if single is None:
         return False
-    if problem.objective is Objective.LATENCY and not is_full:
+    if by_latency:
         return latency_s > single.predicted.latency_s * (1 + LOSS_MARGIN)
-    return is_full and throughput < single.predicted.throughput_per_s * (1 - LOSS_MARGIN)
+    return throughput < single.predicted.throughput_per_s * (1 - LOSS_MARGIN)
 
 
 def _latency(problem: Problem, plan: Plan, reports: Sequence[StageReport]) -> float:
@@ -171,6 +173,13 @@ def _latency(problem: Problem, plan: Plan, reports: Sequence[StageReport]) -> fl
         there = [r.waiting_seconds + r.compute_seconds + r.leaving_seconds for r in reports if r.stage == index]
         measured += max(there, default=0.0)
     return predicted.predicted.latency_s - believed + measured
+
+
+def _ratio(report: StageReport, believed: float) -> float:
+    """Measured over believed seconds per frame; of a device that is often idle at least 1, see the module."""
+    ratio = report.compute_seconds / believed
+    is_busy = report.throughput_per_s * report.compute_seconds >= FULL_SHARE
+    return ratio if is_busy else max(1.0, ratio)
 
 
 def _take(track: Track, frames: int, ratio: float) -> Track:
@@ -199,6 +208,12 @@ def _is_full(problem: Problem, plan: Plan, reports: Sequence[StageReport]) -> bo
         if rate * report.leaving_seconds >= QUEUE_PERIODS:
             return True
     return False
+
+
+def _best_single(problem: Problem) -> Plan | None:
+    """The whole model on one device, within the problem's limits."""
+    found = solve(replace(problem, stages=1))
+    return None if isinstance(found, Infeasible) else replace(found, forced=False)
 
 
 # Deciding -----------------------------------------------------------------------------------------
@@ -261,8 +276,8 @@ def _factors(plan: Plan, watched: Watched, off: set[tuple[int, NodeId]]) -> dict
 
 
 def _roll_back(problem: Problem, reason: str, holdings: Holdings) -> Keep | RollBack:
-    single = plan_single(problem)
-    if isinstance(single, Infeasible):
+    single = _best_single(problem)
+    if single is None:
         return Keep()  # nothing was slower than it
     improved = Improved(single, moved_bytes(problem.graph, single.stages, holdings), single)
     told = f"{reason}; back to {problem.name_of(single.devices[0])} alone"
@@ -286,8 +301,8 @@ def _reason(problem: Problem, plan: Plan, watched: Watched, off: set[tuple[int, 
         )
     if not off:
         predicted = with_costs(plan, problem.graph, problem.costs, problem.space).predicted
-        single = plan_single(problem)
-        alone = predicted if isinstance(single, Infeasible) else single.predicted
+        single = _best_single(problem)
+        alone = predicted if single is None else single.predicted
         if watched.is_full:
             measured, wanted, other = watched.throughput_per_s, predicted.throughput_per_s, alone.throughput_per_s
             unit = "frames/s under full load"

@@ -12,19 +12,24 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Sequence
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import replace
 from types import ModuleType
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from mesh.control.generations import DeploymentState, Key, key_of
 from mesh.core.ids import DeploymentName, check_name
 from mesh.core.plan import Deployment, Fence, Plan, PlanOptions
-from mesh.core.report import DeploymentReport, NodeView
+from mesh.core.report import DeploymentReport, Happening, NodeView
 from mesh.errors import DeploymentNotFound, MeshError, MissingExtra, NoNodes
 from mesh.runtime.fleet import Answered, Fleet
 from mesh.runtime.supervise import carry_through, together
 from mesh.storage.cost_store import CostStore
+
+if TYPE_CHECKING:
+    from mesh.runtime.deploying import Planned
 
 Progress = Callable[[str], None]
 """Told in words what is going on; called on the event loop."""
@@ -33,6 +38,9 @@ NO_NODES_HINT = "start one with `mesh node`, or name one with --peer HOST:PORT w
 
 RETIRE_LIMIT_S = 60.0
 """To remove what a new generation has replaced; each device may take 10 s to finish what is in flight."""
+
+MAX_TOLD = 50
+"""Happenings per deployment that a coordinator remembers itself, besides those of the nodes."""
 
 STATE_ORDER = (
     DeploymentState.FAILED,
@@ -70,6 +78,8 @@ class Coordinator:
         self._fleet = fleet
         self._costs = costs if costs is not None else CostStore()
         self._working = asyncio.Lock()
+        self._planned: dict[DeploymentName, tuple[Fence, Planned]] = {}
+        self._told: dict[str, deque[Happening]] = {}
 
     async def list_nodes(self) -> list[NodeView]:
         return await self._fleet.nodes()
@@ -80,6 +90,15 @@ class Coordinator:
         if not found:
             raise NoNodes("no node answers", hint=NO_NODES_HINT)
         return found
+
+    async def look(self) -> list[Answered]:
+        """Nodes that answer, if any."""
+        return await self._fleet.answered()
+
+    @property
+    def is_working(self) -> bool:
+        """Whether a model is being planned or deployed."""
+        return self._working.locked()
 
     async def _answered_about(self, name: str) -> list[Answered]:
         """As `answered`; if none of them holds `name`, only after everyone has had the time to answer."""
@@ -105,10 +124,40 @@ class Coordinator:
         async with self._turn(progress):
             nodes = await self.answered()
             planned = await deploying.make_plan(nodes, model, options, self._costs, progress)
-            fence = _next_fence(nodes, DeploymentName(name))
-            deployment: Deployment = await deploying.activate(nodes, planned, DeploymentName(name), fence, progress)
-            await carry_through(self._retire(nodes, _generations(nodes, name), progress), RETIRE_LIMIT_S)
-            return deployment
+            return await self._put_in_force(nodes, planned, name, "", progress)
+
+    async def replace(self, old: Deployment, planned: Planned, cause: str, progress: Progress) -> Deployment | None:
+        """Put another plan of the same model in force, beside `old` and then in its place, for the reason `cause`.
+
+        None where `old` is no longer the newest generation: somebody else was faster.
+        """
+        async with self._turn(progress):
+            nodes = await self.answered()
+            newest = _generations(nodes, old.name)[-1:]
+            if [deployment.fence for deployment in newest] != [old.fence]:
+                return None
+            return await self._put_in_force(nodes, planned, old.name, cause, progress)
+
+    async def _put_in_force(
+        self, nodes: Sequence[Answered], planned: Planned, name: str, cause: str, progress: Progress
+    ) -> Deployment:
+        """The next generation of `name`, made active on all of its devices before older ones are removed."""
+        deploying = _load_deploying()
+        fence = _next_fence(nodes, DeploymentName(name))
+        deployment: Deployment = await deploying.activate(
+            nodes, planned, DeploymentName(name), fence, progress, cause=cause
+        )
+        self._planned[deployment.name] = (deployment.fence, planned)
+        await carry_through(self._retire(nodes, _generations(nodes, name), progress), RETIRE_LIMIT_S)
+        return deployment
+
+    def planned(self, name: DeploymentName) -> tuple[Fence, Planned] | None:
+        """What this coordinator last put in force under `name`; None where it was somebody else."""
+        return self._planned.get(name)
+
+    def tell(self, name: str, text: str) -> None:
+        """Note something for people who ask for the status of `name`."""
+        self._told.setdefault(name, deque(maxlen=MAX_TOLD)).append(Happening(time.time(), text))
 
     @contextlib.asynccontextmanager
     async def _turn(self, progress: Progress) -> AsyncIterator[None]:
@@ -137,7 +186,7 @@ class Coordinator:
         names = sorted({report.deployment.name for node in nodes for report in node.deployments})
         if name and name not in names:
             raise await self._not_found(name, names)
-        return [_merge(nodes, found) for found in names if not name or found == name]
+        return [_merge(nodes, found, self._told.get(found, ())) for found in names if not name or found == name]
 
     async def _not_found(self, name: str, names: Sequence[str]) -> DeploymentNotFound:
         silent = [view.capabilities.name for view in await self._fleet.nodes() if view.is_lost]
@@ -163,6 +212,8 @@ class Coordinator:
             raise await self._not_found(name, names)
         for deployment in generations:
             await self._drain(nodes, deployment)
+        self._planned.pop(DeploymentName(name), None)
+        self._told.pop(name, None)
 
     async def _drain(self, nodes: Sequence[Answered], deployment: Deployment) -> None:
         """All at once: each stage works until its streams have ended, and tells clients to move on."""
@@ -212,8 +263,8 @@ def _known(names: Sequence[str]) -> str:
     return f"there are: {', '.join(names)}" if names else "nothing is deployed; see `mesh deploy`"
 
 
-def _merge(nodes: Sequence[Answered], name: str) -> DeploymentReport:
-    """One report from those of all its nodes."""
+def _merge(nodes: Sequence[Answered], name: str, told: Iterable[Happening]) -> DeploymentReport:
+    """One report from those of all its nodes, and what the coordinator itself has `told` of it."""
     deployment = _generations(nodes, name)[-1]
     key = key_of(deployment)
     by_id = {node.view.capabilities.node_id: node for node in nodes}
@@ -233,7 +284,8 @@ def _merge(nodes: Sequence[Answered], name: str) -> DeploymentReport:
     reasons.extend(report.reason for report in reports if report.reason)
     states = [DeploymentState(report.state) for report in reports]
     state = DeploymentState.FAILED if reasons else min(states, key=STATE_ORDER.index)
-    happenings = sorted((h for report in reports for h in report.happenings), key=lambda happening: happening.time)
+    of_nodes = (happening for report in reports for happening in report.happenings)
+    happenings = sorted((*of_nodes, *told), key=lambda happening: happening.time)
     stages = tuple(sorted((s for report in reports for s in report.stages), key=lambda stage: stage.stage))
     merged = replace(reports[0], state=state.value, reason="; ".join(reasons), stages=stages)
     return replace(merged, happenings=tuple(happenings))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -75,17 +75,38 @@ class CoordinatorDaemon:
                 fleet = await stack.enter_async_context(opening)
                 told = CoordinatorIdentity(identity.node_id, identity.name, __version__)
                 costs = await asyncio.to_thread(CostStore, folder.path / COSTS_FILE)
-                service = CoordinatorService(Coordinator(fleet, costs), told, tasks)
+                coordinator = Coordinator(fleet, costs)
+                service = CoordinatorService(coordinator, told, tasks)
                 server = CoordinatorServer(service)
                 address = await server.start(self._settings.listen)
                 # Left in reverse: first the work, which still needs its caller and the nodes, then the server.
                 stack.push_async_callback(server.stop, SERVER_GRACE_S)
                 stack.push_async_callback(service.stop)
+                await stack.enter_async_context(_watching(coordinator, costs, tasks))
                 await self._discovery.advertise(_advertisement(identity, address))
                 on_ready(CoordinatorReady(identity, address, costs.damage))
                 service_manager.ready(tasks, f"coordinator {identity.name} listens on {address}")
                 await stop.wait()
                 service_manager.stopping()
+
+
+@contextlib.asynccontextmanager
+async def _watching(coordinator: Coordinator, costs: CostStore, tasks: Supervisor) -> AsyncIterator[None]:
+    """What runs is held against its plan until the block ends, and a change under way then is undone.
+
+    Where planning is not installed, nothing is deployed from here, and so nothing planned again.
+    """
+    try:
+        from mesh.runtime.watching import Watch
+    except ImportError:
+        yield
+        return
+    watching = tasks.spawn(Watch(coordinator, costs).run(), "watch deployments")
+    try:
+        yield
+    finally:
+        watching.cancel()
+        await asyncio.wait({watching})
 
 
 def _advertisement(identity: Identity, address: str) -> Advertisement:

@@ -40,7 +40,7 @@ from mesh.planning.exact import plan as solve
 from mesh.planning.explain import explain
 from mesh.planning.predict import with_costs
 from mesh.planning.problem import Infeasible as NoPlan
-from mesh.planning.problem import check_options, make_problem
+from mesh.planning.problem import Problem, check_options, make_problem
 from mesh.planning.validate import problems
 from mesh.runtime.coordinator import Progress
 from mesh.runtime.costing import measure_costs
@@ -70,6 +70,8 @@ class Planned:
     plan: Plan
     whole: Plan | None = None
     """On one device, for when `plan` has cuts that cannot be proven; None where whoever asked wants the cuts."""
+    problem: Problem | None = None
+    """What `plan` answers; kept to hold the plan against, and to plan again."""
 
 
 # Planning -----------------------------------------------------------------------------------------
@@ -97,7 +99,7 @@ async def make_plan(
         if wrong:
             raise UsageError(f"the plan cannot be carried out: {'; '.join(wrong)}")
         forced = replace(with_costs(options.forced, graph, costs), forced=True)
-        return Planned(model, graph, forced)
+        return Planned(model, graph, forced, problem=make_problem(graph, costs, replace(options, forced=None), names))
     problem = make_problem(graph, costs, options, names)
     found = await asyncio.to_thread(solve, problem)
     if isinstance(found, NoPlan):
@@ -108,7 +110,7 @@ async def make_plan(
     if len(found.stages) > 1 and options.stages is None:
         alone = await asyncio.to_thread(solve, replace(problem, stages=1))
         whole = None if isinstance(alone, NoPlan) else alone
-    return Planned(model, graph, found, whole)
+    return Planned(model, graph, found, whole, problem)
 
 
 def _chosen(nodes: Sequence[Answered], options: PlanOptions) -> list[Answered]:
@@ -161,11 +163,12 @@ async def activate(
     fence: Fence,
     progress: Progress,
     feeds: Mapping[str, Array] | None = None,
+    cause: str = "",
 ) -> Deployment:
     """Cut, prove, send, load and activate. Raises what went wrong, after taking everything back.
 
     `feeds` are what the proof runs on, made up where None. Cuts that cannot be proven are given up for
-    `planned.whole` where there is one.
+    `planned.whole` where there is one. `cause` is why an older generation is replaced.
     """
     plan, parts = await _cut_and_prove(planned, progress, feeds)
     by_id = {node.view.capabilities.node_id: node for node in nodes}
@@ -181,6 +184,7 @@ async def activate(
         boundaries=_boundaries(planned.model, planned.graph, plan),
         addresses={device: by_id[device].view.address for device in devices},
         standbys=standbys,
+        cause=cause,
     )
     stages = [
         (by_id[device], sha256)

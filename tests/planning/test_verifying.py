@@ -226,6 +226,15 @@ def test_a_plan_that_loses_for_no_known_reason_goes_back_to_one_device() -> None
     assert "alone" in verdict.reason
 
 
+def test_a_device_that_is_mostly_idle_is_not_taken_to_be_fast() -> None:
+    problem = equal_boards(2)
+    truth = scaled(problem.costs, dict.fromkeys(problem.devices, 1 / 3))
+    assert isinstance(run(problem, best(problem), truth, load=0.3), Keep)
+    busy = run(problem, best(problem), truth, load=1.0)
+    assert isinstance(busy, CorrectCosts)
+    assert busy.factors[problem.devices[0]] == pytest.approx(1 / 3)
+
+
 def test_a_slow_source_is_no_slow_plan() -> None:
     problem = equal_boards(2)
     plan = best(problem)
