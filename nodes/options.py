@@ -53,7 +53,7 @@ ObjectiveOption = Annotated[
 ]
 FirstOnOption = Annotated[
     str | None,
-    typer.Option("--first-on", metavar="NODE", help="Run the first stage on this node, for example the sensor's."),
+    typer.Option("--first-on", metavar="NODE", help="Frames are made on this node: it runs the first stage."),
 ]
 ExcludeOption = Annotated[
     list[str] | None, typer.Option("--exclude", metavar="NODE", help="Do not use this node; repeat for more.")

@@ -43,6 +43,8 @@ name = "desk"
 role = "client"
 """
 """The desk plans and measures; it has what the boards leave."""
+SOURCE = ("--first-on", "board-1")
+"""Frames are made in the head node, and the plan may know."""
 ALL_CORES = (0, 1)
 
 
@@ -81,8 +83,8 @@ def row_5(bench: Bench) -> None:
 
 def _four_boards(bench: Bench, boards: Lab, model: str, rate: str) -> None:
     file = bench.model(model)
-    plan = boards.call("deploy", str(file), "--name", "mesh")["plan"]
-    boards.call("deploy", str(file), "--name", "one", "--stages", "1")
+    plan = boards.call("deploy", str(file), "--name", "mesh", *SOURCE)["plan"]
+    boards.call("deploy", str(file), "--name", "one", "--stages", "1", *SOURCE)
     bound_per_s = 1 / max(_stage_seconds(bench, boards, file, plan, rate))
     works = [
         ("mesh", lambda: boards.throughput("mesh", bench.seconds)),

@@ -37,7 +37,7 @@ class Limits:
     excluded: tuple[NodeId, ...] = ()
     """Use none of these, not even as stand-bys."""
     head: NodeId | None = None
-    """Runs the first stage, for example because the sensor is attached to it; None for any device."""
+    """Runs the first stage because frames are made there and need not be received; None for any device."""
     replicas: int = 1
     """Most devices that share the frames of one stage."""
 

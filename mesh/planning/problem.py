@@ -7,7 +7,7 @@ outcome and therefore returned, not raised; the command line turns it into the e
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from mesh import errors
 from mesh.core.costs import Costs
@@ -85,11 +85,14 @@ def make_problem(
     names: Mapping[NodeId, str],
     watts: Mapping[NodeId, Watts] | None = None,
 ) -> Problem:
-    """What `options` ask for, on all devices of `costs`. Raises `UsageError` as `check_options` does."""
+    """What `options` ask for, on all devices of `costs`. Raises `UsageError` as `check_options` does.
+
+    Frames come over the network, unless the first stage is pinned to where they are made.
+    """
     check_options(options, names)
     limits = options.limits
     return Problem(
-        graph,
+        graph if limits.head is None else _made_at_the_head(graph),
         costs,
         tuple(costs.devices),
         options.objective,
@@ -100,6 +103,11 @@ def make_problem(
         space=Space(max_replicas=limits.replicas, watts=watts or {}),
         names=names,
     )
+
+
+def _made_at_the_head(graph: Graph) -> Graph:
+    """As far as costs go: nothing is received."""
+    return replace(graph, cuts=tuple(replace(cut, bytes=0) if cut.position == 0 else cut for cut in graph.cuts))
 
 
 def check_options(options: PlanOptions, names: Mapping[NodeId, str]) -> None:

@@ -9,8 +9,9 @@ import pytest
 
 from mesh.core.costs import Costs, DeviceCosts
 from mesh.core.fleet import Handling, Link
-from mesh.core.plan import Stage
+from mesh.core.plan import Limits, Plan, PlanOptions, Stage
 from mesh.core.segments import segment_between
+from mesh.planning.exact import plan
 from mesh.planning.predict import (
     latency_seconds,
     make_stage,
@@ -18,6 +19,7 @@ from mesh.planning.predict import (
     predict,
     window_for,
 )
+from mesh.planning.problem import make_problem
 from tests.planning.instances import PLENTY, chain_graph, node_ids
 
 GRAPH = chain_graph([10, 10, 10, 10], sizes=[100, 0, 1_000_000, 0, 100])
@@ -65,6 +67,17 @@ def test_handling_costs_every_stage_a_message_in_and_a_message_out() -> None:
     assert latency_seconds(GRAPH, pipeline, known) == pytest.approx(
         0.040 + 4 * 0.001 + 1e-8 * (100 + 2 * 1_000_000 + 100) + 0.001
     )
+
+
+def test_frames_that_are_made_at_the_head_are_not_received() -> None:
+    known = costs(handling=Handling(0.0, 1e-4, True))
+    names = {device: f"n{index}" for index, device in enumerate(DEVICES)}
+    sent = make_problem(GRAPH, known, PlanOptions(stages=1), names)
+    made = make_problem(GRAPH, known, PlanOptions(stages=1, limits=Limits(head=DEVICES[2])), names)
+    far, near = plan(sent), plan(made)
+    assert isinstance(far, Plan) and isinstance(near, Plan)
+    assert near.devices == (DEVICES[2],)
+    assert far.predicted.latency_s - near.predicted.latency_s == pytest.approx(100 * 1e-4)
 
 
 def test_replicas_share_the_frames_but_not_the_latency() -> None:
