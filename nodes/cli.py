@@ -21,6 +21,7 @@ from nodes.options import (
     InterfaceOption,
     JsonOption,
     MdnsOption,
+    MeasureOption,
     ModelArgument,
     NameArgument,
     ObjectiveOption,
@@ -201,6 +202,7 @@ def plan(
     fleet: Annotated[
         Path | None, typer.Option("--fleet", metavar="FILE", help="Plan for this fleet file, without any daemon.")
     ] = None,
+    measure: MeasureOption = False,
     peer: PeerOption = None,
     interface: InterfaceOption = None,
     mdns: MdnsOption = True,
@@ -211,7 +213,7 @@ def plan(
     from nodes.fleet_commands import show_offline_plan, show_plan
 
     chosen = tuple(exclude or ())
-    wishes = Wishes(objective, stages, None, first_on, chosen, trusted_only, replicas, explain)
+    wishes = Wishes(objective, stages, None, first_on, chosen, trusted_only, replicas, explain, measure)
     if fleet is not None:
         run_async(show_offline_plan(model, fleet, wishes, as_json))
         return
@@ -231,6 +233,7 @@ def deploy(
     first_on: FirstOnOption = None,
     exclude: ExcludeOption = None,
     replicas: ReplicasOption = 1,
+    measure: MeasureOption = False,
     peer: PeerOption = None,
     interface: InterfaceOption = None,
     mdns: MdnsOption = True,
@@ -240,7 +243,7 @@ def deploy(
     """Plan MODEL on the mesh, prove its parts equal the whole, load and activate them."""
     from nodes.fleet_commands import deploy as run
 
-    wishes = Wishes(objective, stages, plan, first_on, tuple(exclude or ()), replicas=replicas)
+    wishes = Wishes(objective, stages, plan, first_on, tuple(exclude or ()), replicas=replicas, measure=measure)
     run_async(run(open_mesh(coordinator, peer, interface, mdns), model, name, wishes, as_json))
 
 

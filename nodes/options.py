@@ -61,6 +61,10 @@ ExcludeOption = Annotated[
 TrustedOnlyOption = Annotated[
     bool, typer.Option("--trusted-only", help="Use only devices that the fleet file calls trusted.")
 ]
+MeasureOption = Annotated[
+    bool,
+    typer.Option("--measure", help="Measure devices and links again instead of using what a coordinator remembers."),
+]
 ReplicasOption = Annotated[
     int, typer.Option("--replicas", metavar="K", min=1, max=64, help="Let up to K devices share a stage, or the model.")
 ]

@@ -27,6 +27,7 @@ class Wishes:
     trusted_only: bool = False
     replicas: int = 1
     explain: bool = False
+    measure: bool = False
 
     @property
     def names_nodes(self) -> bool:
@@ -56,7 +57,9 @@ def make_options(
     )
     if wishes.trusted_only and not limits.only:
         raise UsageError("--trusted-only: no device of the fleet file is trusted", hint="write trusted = true for some")
-    options = PlanOptions(parse_objective(wishes.objective), wishes.stages, forced, limits, wishes.explain)
+    options = PlanOptions(
+        parse_objective(wishes.objective), wishes.stages, forced, limits, wishes.explain, wishes.measure
+    )
     from mesh.planning.problem import check_options
 
     check_options(options, names)

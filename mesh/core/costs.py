@@ -53,39 +53,6 @@ def type_of(capabilities: Capabilities) -> DeviceType:
 
 
 @dataclass(frozen=True, slots=True)
-class MeasuredPart:
-    """Groups `[start, end)` took so many seconds where they were loaded as a segment."""
-
-    start: int
-    end: int
-    seconds: float
-
-
-def refine(group_seconds: Sequence[float], parts: Sequence[MeasuredPart]) -> list[float]:
-    """Seconds of each group once real segments have been timed; of parts that overlap the later one counts.
-
-    What was measured holds exactly. Groups of which nothing was measured follow the others: a device that
-    is a third slower than its profile on what it runs is expected to be so on the rest. Parts that do not
-    lie within the groups are passed over.
-    """
-    refined = list(group_seconds)
-    known = [False] * len(refined)
-    for part in parts:
-        if not 0 <= part.start < part.end <= len(refined):
-            continue
-        predicted = math.fsum(refined[part.start : part.end])
-        span = part.end - part.start
-        for index in range(part.start, part.end):
-            share = refined[index] / predicted if predicted > 0 else 1 / span
-            refined[index] = part.seconds * share
-            known[index] = True
-    before = math.fsum(seconds for seconds, is_known in zip(group_seconds, known, strict=True) if is_known)
-    after = math.fsum(seconds for seconds, is_known in zip(refined, known, strict=True) if is_known)
-    scale = after / before if before > 0 else 1.0
-    return [seconds if is_known else seconds * scale for seconds, is_known in zip(refined, known, strict=True)]
-
-
-@dataclass(frozen=True, slots=True)
 class Figure:
     """A duration and where it comes from. A sum is measured only if all its parts are."""
 
@@ -104,10 +71,19 @@ class DeviceCosts:
     memory_bytes: int
     measured: bool
     handling: Handling = field(default_factory=Handling)
+    run_seconds: float = 0.0
+    """Of one call, however little it computes; in no prefix."""
+    cut_seconds: float = 0.0
+    """What each end of a segment that is not an end of the model adds to its time."""
+
+    def seconds(self, start: int, end: int) -> float:
+        """Of groups `[start, end)` as a segment of its own."""
+        ends = (start > 0) + (end < len(self.prefix_seconds) - 1)
+        return self.prefix_seconds[end] - self.prefix_seconds[start] + (self.run_seconds + ends * self.cut_seconds)
 
     @property
     def whole_model_seconds(self) -> float:
-        return self.prefix_seconds[-1]
+        return self.prefix_seconds[-1] + self.run_seconds
 
 
 @dataclass(frozen=True)
@@ -189,7 +165,7 @@ class Costs:
     def compute(self, device: NodeId, start: int, end: int) -> Figure:
         """Time to compute groups `[start, end)` once on `device`, without sending or receiving."""
         costs = self.device(device)
-        return Figure(costs.prefix_seconds[end] - costs.prefix_seconds[start], costs.measured)
+        return Figure(costs.seconds(start, end), costs.measured)
 
     def handling(self, device: NodeId, nbytes: int, *, sent: bool) -> Figure:
         """CPU time of `device` to send, else to receive, one message of `nbytes`."""
@@ -253,6 +229,8 @@ def _check_device(node: NodeId, device: DeviceCosts) -> None:
         _check_not_negative(value, f"prefix_seconds[{node}][{index}]")
         if index and value < prefix[index - 1]:
             raise UsageError(f"prefix_seconds[{node}][{index}] is below the one before it")
+    _check_not_negative(device.run_seconds, f"run_seconds[{node}]")
+    _check_not_negative(device.cut_seconds, f"cut_seconds[{node}]")
     _check_positive(device.memory_bytes, f"memory_bytes[{node}]")
     _check_not_negative(device.handling.message_seconds, f"handling[{node}].message_seconds")
     _check_not_negative(device.handling.byte_seconds, f"handling[{node}].byte_seconds")

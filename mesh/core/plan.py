@@ -60,6 +60,8 @@ class PlanOptions:
     limits: Limits = NO_LIMITS
     explain: bool = False
     """Work out what the plan's parts cost and what would help; takes two more searches or so."""
+    measure: bool = False
+    """Measure again what is known from before."""
 
 
 @dataclass(frozen=True, slots=True)

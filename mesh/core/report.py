@@ -73,3 +73,24 @@ class Echo:
     received_bytes: int
     process_seconds: float
     """CPU time that its process has taken since it began."""
+
+
+@dataclass(frozen=True, slots=True)
+class KernelTime:
+    """What one kernel of the optimised model took in one run."""
+
+    name: str
+    """As the runtime calls it: after a node, or after the tensor that it makes."""
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class ModelProfile:
+    """How the time of a model is spread, on one device. What is empty could not be had there."""
+
+    kernels: tuple[KernelTime, ...] = ()
+    """In running order."""
+    part_ratios: tuple[float, ...] = ()
+    """Time of each part over that of the whole, run in turns."""
+    peak_bytes: int = 0
+    """Resident growth by loading and running the whole."""

@@ -13,7 +13,7 @@ import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mesh.errors import TensorMismatch
+from mesh.errors import ModelUnsupported, TensorMismatch
 
 Dimension = int | str
 """A fixed size, or the name of a symbolic one ("batch"; "?" where the model gives none)."""
@@ -195,3 +195,16 @@ def check_strings(data: memoryview, count: int, name: str = "?") -> None:
     if count * STRING_LENGTH.size > len(data):
         raise TensorMismatch(f"string tensor {name!r}: {len(data)} bytes cannot hold {count} elements")
     unpack_strings(data, count, name)
+
+
+def blank_tensor(spec: TensorSpec) -> Tensor:
+    """Zeros (empty strings) in the shape of `spec`, symbolic dimensions at 1; for timing only."""
+    if spec.shape is None:
+        raise ModelUnsupported(f"input {spec.name!r} has no rank, so it cannot be timed with made-up data")
+    shape = tuple(dim if isinstance(dim, int) else 1 for dim in spec.shape)
+    if spec.dtype is DType.STRING:
+        count = 1
+        for dim in shape:
+            count *= dim
+        return Tensor.from_bytes(spec.dtype, shape, pack_strings([b""] * count), spec.name)
+    return Tensor.from_bytes(spec.dtype, shape, bytes(spec.nominal_bytes() or 0), spec.name)

@@ -48,8 +48,8 @@ _PR_SET_PDEATHSIG = 1
 def main(arguments: Sequence[str]) -> int:
     """`arguments`: descriptors of the data and the control socket, and the parent's process id."""
     data, control, parent = map(int, arguments)
-    _die_with_parent(parent)
-    _expect_trouble()
+    die_with_parent(parent)
+    expect_trouble()
     channel = Channel(socket.socket(fileno=data))
     try:
         message = channel.receive()
@@ -62,7 +62,7 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _die_with_parent(parent: int) -> None:
+def die_with_parent(parent: int) -> None:
     if sys.platform != "linux":
         return  # the closed sockets end this process there
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
@@ -70,7 +70,7 @@ def _die_with_parent(parent: int) -> None:
         os._exit(1)
 
 
-def _expect_trouble() -> None:
+def expect_trouble() -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core file per crash would fill an SD card
     try:
         Path("/proc/self/oom_score_adj").write_text(str(OOM_SCORE))

@@ -59,8 +59,11 @@ class OnnxRuntimeEngine:
     name = "onnxruntime"
     is_remote = False
 
-    def load(self, model: bytes | Path, options: LoadOptions) -> OnnxRuntimeSession:
-        """Raises `LoadFailed` with the runtime's reason, `MissingExtra` where onnxruntime is not installed."""
+    def load(self, model: bytes | Path, options: LoadOptions, profile_prefix: str = "") -> OnnxRuntimeSession:
+        """Raises `LoadFailed` with the runtime's reason, `MissingExtra` where onnxruntime is not installed.
+
+        With a `profile_prefix`, every run is written down to a file whose path begins so; see `end_profiling`.
+        """
         runtime = _import_runtime()
         available = runtime.get_available_providers()
         missing = [provider for provider in options.providers if provider not in available]
@@ -70,10 +73,14 @@ class OnnxRuntimeEngine:
                 hint=f"it has {', '.join(available)}",
             )
         source = str(model) if isinstance(model, Path) else model
+        settings = _session_options(runtime, options)
+        if profile_prefix:
+            settings.enable_profiling = True
+            settings.profile_file_prefix = profile_prefix
         try:
             session = runtime.InferenceSession(
                 source,
-                sess_options=_session_options(runtime, options),
+                sess_options=settings,
                 providers=list(options.providers),
                 enable_fallback=0,  # a provider that fails is a failure, not a reason to compute elsewhere
             )
@@ -158,6 +165,10 @@ class OnnxRuntimeSession:
             with self._lock:
                 self._running = None
         return [_to_tensor(answer, spec) for answer, spec in zip(answers, self._outputs, strict=True)]
+
+    def end_profiling(self) -> Path:
+        """The file with what was written down, for a session that was loaded with a `profile_prefix`."""
+        return Path(self._session.end_profiling())
 
     def terminate(self) -> None:
         with self._lock:

@@ -140,7 +140,9 @@ def _compute_seconds(problem: Problem, cuts: Sequence[Cut], types: DeviceTypes) 
             if needs is not None:
                 allowed &= needs <= known.memory_bytes
             before = np.array(prefix)[positions]
-            seconds = np.where(allowed, before[None, :] - before[:, None], np.inf)
+            cut = np.where((positions > 0) & (positions < positions[-1]), known.cut_seconds, 0.0)
+            more = known.run_seconds + (cut[:, None] + cut[None, :])
+            seconds = np.where(allowed, (before[None, :] - before[:, None]) + more, np.inf)
             chosen[index][seconds < best[index]] = number
             best[index] = np.minimum(best[index], seconds)
     return best, chosen

@@ -8,23 +8,27 @@ measured for every pair, and again when they are old. Called by whoever plans, w
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import statistics
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from itertools import accumulate, permutations
+from itertools import accumulate, pairwise, permutations
 
-from mesh.core.costs import Costs, DeviceCosts, DeviceType, MeasuredPart, refine, type_of
+from mesh.core.costs import Costs, DeviceCosts, DeviceType, type_of
 from mesh.core.fleet import BYTE_SECONDS, MESSAGE_SECONDS, Capabilities, Handling, Link
 from mesh.core.graph import Graph
-from mesh.core.ids import NodeId
+from mesh.core.ids import NodeId, Sha256
 from mesh.core.plan import PlanOptions
-from mesh.engines import make_engine
+from mesh.core.profile import SegmentTimes, TimedPart, refine
+from mesh.core.report import ModelProfile
+from mesh.core.segments import segment_between
 from mesh.errors import MeshError, NodeLost, Timeout
+from mesh.model.extract import extract
 from mesh.model.read import SourceModel
 from mesh.runtime.coordinator import Progress
 from mesh.runtime.fleet import Answered
-from mesh.runtime.profiling import measure_spread
+from mesh.runtime.profiling import PROFILE_BUDGET_S, part_positions, spread_profile
 from mesh.runtime.sending import send_content
 from mesh.storage.cost_store import CostStore, ModelCost
 
@@ -38,6 +42,9 @@ by a tenth from start to start, and equal devices keep the planner exact where d
 FRAME_MESSAGES = 2.0
 """One frame of a stream, into a stage or out of it, in messages of a call: its credits, the queue, the engine, and
 caches that a model has emptied between two frames (measured)."""
+
+LEAST_OF_A_PART = 0.1
+"""Of a loaded segment's time is its groups' own, whatever a call and its cuts are thought to take."""
 
 LINK_MAX_AGE_S = 600.0
 """Boards are moved, radio channels fill up; and a command that is given twice in ten minutes need not measure twice."""
@@ -55,19 +62,19 @@ def costs_from_store(
     `UsageError` where a link is not known, or a device neither ran the model nor has a probe.
     """
     known = {node: _model_cost(store, graph, told) for node, told in devices.items()}
-    refined = {node: _group_seconds(store, graph, devices[node], cost) for node, cost in known.items() if cost}
-    shares = next(iter(refined.values()), None)
+    times = {node: _times(store, graph, devices[node], cost) for node, cost in known.items() if cost}
+    shares = next((each.group_seconds for each in times.values()), None)
     links = stored_links(store, devices) if links is None else links
     found = Costs.from_measurements(
         graph,
-        {node: sum(refined[node]) if node in refined else None for node in devices},
+        {node: times[node].whole_seconds if node in times else None for node in devices},
         {node: told.gflops for node, told in devices.items() if told.gflops > 0},
         links,
         {node: told.memory_available_bytes for node, told in devices.items()},
         handling={node: handling_of(node, told.cores, links) for node, told in devices.items()},
         group_work=shares,
     )
-    measured = {node: _with_groups(found.device(node), seconds) for node, seconds in refined.items()}
+    measured = {node: _with_times(found.device(node), each) for node, each in times.items()}
     return Costs({**found.devices, **measured}, found.links)
 
 
@@ -100,11 +107,16 @@ def _model_cost(store: CostStore, graph: Graph, told: Capabilities) -> ModelCost
     return cost if cost is not None and len(cost.group_seconds) == len(graph.groups) else None
 
 
-def _group_seconds(store: CostStore, graph: Graph, told: Capabilities, cost: ModelCost) -> list[float]:
-    segments = store.segments_of(graph.model_sha256, type_of(told))
-    parts = [MeasuredPart(each.start, each.end, each.seconds) for each in segments]
+def _times(store: CostStore, graph: Graph, told: Capabilities, cost: ModelCost) -> SegmentTimes:
+    """Of the device, with what loaded segments of the model took on its like."""
+    parts = []
+    for each in store.segments_of(graph.model_sha256, type_of(told)):
+        ends = (each.start > 0) + (each.end < len(graph.groups))
+        own = max(each.seconds - cost.run_seconds - ends * cost.cut_seconds, LEAST_OF_A_PART * each.seconds)
+        parts.append(TimedPart(each.start, each.end, own))
     scale = speed_ratio(cost.gflops, told.gflops)
-    return [seconds * scale for seconds in refine(cost.group_seconds, parts)]
+    groups = tuple(seconds * scale for seconds in refine(cost.group_seconds, parts))
+    return SegmentTimes(groups, cost.run_seconds * scale, cost.cut_seconds * scale)
 
 
 def speed_ratio(measured_gflops: float, gflops: float) -> float:
@@ -114,8 +126,9 @@ def speed_ratio(measured_gflops: float, gflops: float) -> float:
     return measured_gflops / gflops
 
 
-def _with_groups(device: DeviceCosts, group_seconds: Sequence[float]) -> DeviceCosts:
-    return replace(device, prefix_seconds=(0.0, *accumulate(group_seconds)))
+def _with_times(device: DeviceCosts, times: SegmentTimes) -> DeviceCosts:
+    prefix = (0.0, *accumulate(times.group_seconds))
+    return replace(device, prefix_seconds=prefix, run_seconds=times.run_seconds, cut_seconds=times.cut_seconds)
 
 
 # Measuring ----------------------------------------------------------------------------------------
@@ -136,37 +149,76 @@ async def measure_costs(
     """
     needed = len(nodes) if options.forced is not None or options.limits.only else options.stages or 1
     may_cut = options.forced is None and options.stages != 1 and len(nodes) > 1
-    spread: list[float] | None = None
-    tried: set[DeviceType] = set()
+    if options.measure:
+        store.forget_model(graph.model_sha256)
+    seen: set[DeviceType] = set()
     for node in nodes:  # one after the other: nodes may share a machine
         told = node.view.capabilities
-        cost = _model_cost(store, graph, told)
-        if cost is not None or type_of(told) in tried:
-            if cost is not None and type_of(told) not in tried:
-                progress(f"{told.name}: figures of {describe_age(time.time() - cost.at)} ago")
-                tried.add(type_of(told))
+        if type_of(told) in seen:
             continue
-        try:
-            seconds = await _measure_model(node, model, progress)
-        except NodeLost as error:
-            if len(nodes) - 1 < needed:
-                raise
-            nodes = [other for other in nodes if other is not node]
-            progress(f"{told.name} is left out: {error}")
-            continue
-        tried.add(type_of(told))
-        if seconds is not None:
-            if spread is None and may_cut:
-                spread = await _spread(model, graph, progress)
-            work = spread or [float(group.flops) for group in graph.groups]
-            total = sum(work) or 1.0
-            shares = [each / total for each in work] if sum(work) else [1 / len(work)] * len(work)
-            cost = ModelCost(tuple(share * seconds for share in shares), time.time(), True, told.gflops)
-            store.put_model(graph.model_sha256, type_of(told), cost)
-    links = await _measure_links(nodes, store, progress)
+        known = _model_cost(store, graph, told)
+        if known is not None and (known.is_profiled or not may_cut):
+            progress(f"{told.name}: {known.seconds * 1e3:.2f} ms, {describe_age(time.time() - known.at)} ago")
+        else:
+            try:
+                cost = await _measure_type(node, model, graph, may_cut, progress)
+            except NodeLost as error:
+                if len(nodes) - 1 < needed:
+                    raise
+                nodes = [other for other in nodes if other is not node]
+                progress(f"{told.name} is left out: {error}")
+                continue
+            if cost is not None:
+                store.put_model(graph.model_sha256, type_of(told), cost)
+        seen.add(type_of(told))
+    links = await _measure_links(nodes, store, options.measure, progress)
     await asyncio.to_thread(store.save)
     devices = {node.view.capabilities.node_id: node.view.capabilities for node in nodes}
     return costs_from_store(store, graph, devices, links)
+
+
+async def _measure_type(
+    node: Answered, model: SourceModel, graph: Graph, may_cut: bool, progress: Progress
+) -> ModelCost | None:
+    """What the model takes on `node`; None, with the reason told, where it cannot run it whole."""
+    told = node.view.capabilities
+    seconds = await _measure_model(node, model, progress)
+    if seconds is None:
+        return None
+    profile, positions = await _profile(node, model, graph, progress) if may_cut else (ModelProfile(), [])
+    times = await asyncio.to_thread(spread_profile, model, graph, seconds, profile, positions)
+    return ModelCost(
+        times.group_seconds,
+        time.time(),
+        times.run_seconds,
+        times.cut_seconds,
+        is_profiled=may_cut,
+        gflops=told.gflops,
+        peak_bytes=profile.peak_bytes,
+    )
+
+
+async def _profile(
+    node: Answered, model: SourceModel, graph: Graph, progress: Progress
+) -> tuple[ModelProfile, list[int]]:
+    """How the model's time is spread on `node`, and the ends of the parts that were timed; empty, with the reason told,
+    where it cannot be had."""
+    name = node.view.capabilities.name
+    positions = part_positions(graph)
+    try:
+        digests = []
+        for start, end in pairwise(positions):
+            data = await asyncio.to_thread(extract, model, graph, segment_between(graph, start, end))
+            digests.append(Sha256(hashlib.sha256(data).hexdigest()))
+            await send_content(node, digests[-1], data)
+        profile = await node.client.profile_model(model.sha256, digests, PROFILE_BUDGET_S)
+    except NodeLost:
+        raise
+    except MeshError as error:
+        progress(f"{name}: the time of each part is estimated from its operations: {error}")
+        return ModelProfile(), positions
+    progress(f"{name}: {len(profile.kernels)} kernels and {len(digests)} parts are timed")
+    return profile, positions
 
 
 def describe_age(seconds: float) -> str:
@@ -175,14 +227,6 @@ def describe_age(seconds: float) -> str:
         if seconds >= size:
             return f"{seconds / size:.0f} {unit}"
     return f"{max(0.0, seconds):.0f} seconds"
-
-
-async def _spread(model: SourceModel, graph: Graph, progress: Progress) -> list[float] | None:
-    try:
-        return await asyncio.to_thread(measure_spread, make_engine(), model, graph)
-    except MeshError as error:
-        progress(f"the time of each part is estimated from its operations: {error}")
-        return None
 
 
 async def _measure_model(node: Answered, model: SourceModel, progress: Progress) -> float | None:
@@ -201,13 +245,13 @@ async def _measure_model(node: Answered, model: SourceModel, progress: Progress)
 
 
 async def _measure_links(
-    nodes: Sequence[Answered], store: CostStore, progress: Progress
+    nodes: Sequence[Answered], store: CostStore, again: bool, progress: Progress
 ) -> Mapping[tuple[NodeId, NodeId], Link]:
     links: dict[tuple[NodeId, NodeId], Link] = {}
     for source, target in permutations(nodes, 2):
         pair = source.view.capabilities.node_id, target.view.capabilities.node_id
         known = store.link(*pair)
-        if known is not None and 0 <= time.time() - known.at < LINK_MAX_AGE_S:
+        if known is not None and not again and 0 <= time.time() - known.at < LINK_MAX_AGE_S:
             links[pair] = known.as_link()
             continue
         names = source.view.capabilities.name, target.view.capabilities.name

@@ -24,9 +24,8 @@ from mesh.control.measuring import Meter
 from mesh.core.frame import Frame, Outcome, StreamClass
 from mesh.core.measurement import SourceReport, SourceRequest
 from mesh.core.messages import OpenStream
-from mesh.core.tensor import DType, Tensor, TensorSpec
+from mesh.core.tensor import DType, Tensor, TensorSpec, blank_tensor
 from mesh.errors import MeshError, NodeLost, Refused, RunFailed, Timeout, UsageError
-from mesh.runtime.measure import blank_tensor
 from mesh.runtime.results_link import ResultsEvents, ResultsLink
 from mesh.runtime.stage import MAX_QUEUED_FRAMES, Stage
 from mesh.wire.channel import NodeClient

@@ -12,9 +12,9 @@ from pathlib import Path
 
 from mesh.core.fleet import Handling, Link
 from mesh.core.report import Echo, MeasuredModel
-from mesh.core.tensor import DType, Tensor, TensorSpec, pack_strings
+from mesh.core.tensor import blank_tensor
 from mesh.engines.contract import Engine, LoadOptions, Session
-from mesh.errors import ModelUnsupported, Timeout
+from mesh.errors import Timeout
 
 ECHO_ROUNDS = 7
 """Round trips of an empty message; the median is taken."""
@@ -76,19 +76,6 @@ def _handling(small: list[float], large: list[float]) -> Handling:
     """From the CPU seconds of round trips, each of which is a message out and a message in."""
     empty = statistics.median(small)
     return Handling(empty / 2, max(0.0, statistics.median(large) - empty) / BURST_BYTES, measured=True)
-
-
-def blank_tensor(spec: TensorSpec) -> Tensor:
-    """Zeros (empty strings) in the shape of `spec`, symbolic dimensions at 1; for timing only."""
-    if spec.shape is None:
-        raise ModelUnsupported(f"input {spec.name!r} has no rank, so it cannot be timed with made-up data")
-    shape = tuple(dim if isinstance(dim, int) else 1 for dim in spec.shape)
-    if spec.dtype is DType.STRING:
-        count = 1
-        for dim in shape:
-            count *= dim
-        return Tensor.from_bytes(spec.dtype, shape, pack_strings([b""] * count), spec.name)
-    return Tensor.from_bytes(spec.dtype, shape, bytes(spec.nominal_bytes() or 0), spec.name)
 
 
 async def measure_model(

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import math
+import threading
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from pathlib import Path
 
 from mesh.control.deployments import DeploymentState, Key
 from mesh.control.introductions import Introductions
@@ -18,8 +20,10 @@ from mesh.core.ids import DeploymentName, NodeId, Sha256, check_name, check_sha2
 from mesh.core.measurement import SourceReport, SourceRequest, StageTrace
 from mesh.core.messages import OpenEdge, OpenResults
 from mesh.core.plan import Deployment, Fence
-from mesh.core.report import DeploymentReport, Echo, MeasuredModel
+from mesh.core.report import DeploymentReport, Echo, MeasuredModel, ModelProfile
+from mesh.engines import DEFAULT_ENGINE
 from mesh.engines.contract import Engine, LoadOptions
+from mesh.engines.profile_process import profile_model
 from mesh.errors import (
     DeploymentNotFound,
     MeshError,
@@ -40,6 +44,9 @@ from mesh.wire.channel import NodeClient
 
 MAX_MEASURE_SECONDS = 10.0
 """Longest time that one request may keep the engine busy."""
+
+MAX_PROFILED_PARTS = 16
+"""Of one model in one request; each takes a part of the budget."""
 
 MAX_SOURCES = 4
 """Made-up streams at the same time: each keeps the device as busy as it can be."""
@@ -109,15 +116,36 @@ class NodeService:
 
     async def measure_model(self, sha256: str, budget_seconds: float) -> MeasuredModel:
         digest = check_sha256(sha256)
-        if not (math.isfinite(budget_seconds) and 0 < budget_seconds <= MAX_MEASURE_SECONDS):
-            raise UsageError(f"a measuring budget of {budget_seconds} s is outside 0..{MAX_MEASURE_SECONDS:g}")
+        _check_budget(budget_seconds)
         async with self._measuring:  # two at once would measure each other
             path = await asyncio.to_thread(self._content.path, digest)
-            needed = int((await asyncio.to_thread(path.stat)).st_size * MEMORY_FACTOR)
-            available = self._capabilities().memory_available_bytes
-            if needed > available:
-                raise Overloaded(f"the model needs about {needed >> 20} MiB of memory, {available >> 20} MiB are free")
+            await self._check_memory(path)
             return await measure_model(self._engine, path, self._options, budget_seconds)
+
+    async def profile_model(self, sha256: str, parts: Sequence[str], budget_seconds: float) -> ModelProfile:
+        """Empty where the engine has no profiler."""
+        digests = [check_sha256(digest) for digest in (sha256, *parts)]
+        if len(parts) > MAX_PROFILED_PARTS:
+            raise UsageError(f"{len(parts)} parts to profile, the limit is {MAX_PROFILED_PARTS}")
+        _check_budget(budget_seconds)
+        if self._engine.name != DEFAULT_ENGINE:
+            return ModelProfile()
+        async with self._measuring:
+            paths = [await asyncio.to_thread(self._content.path, digest) for digest in digests]
+            await self._check_memory(paths[0], *paths[1:])
+            stop = threading.Event()
+            try:
+                return await asyncio.to_thread(profile_model, paths[0], paths[1:], self._options, budget_seconds, stop)
+            finally:
+                stop.set()
+
+    async def _check_memory(self, whole: Path, *parts: Path) -> None:
+        """For the whole, and for the largest of `parts` beside it."""
+        sizes = [(await asyncio.to_thread(path.stat)).st_size for path in (whole, *parts)]
+        needed = int((sizes[0] + max(sizes[1:], default=0)) * MEMORY_FACTOR)
+        available = self._capabilities().memory_available_bytes
+        if needed > available:
+            raise Overloaded(f"the model needs about {needed >> 20} MiB of memory, {available >> 20} MiB are free")
 
     async def run_source(self, name: DeploymentName, fence: Fence, request: SourceRequest) -> SourceReport:
         """Measure a deployment whose head is here with frames that are made here."""
@@ -206,3 +234,8 @@ class NodeService:
         if record is not None:
             return Refused(f"deployment {key} is {record.state.value} on this node, not active")
         return DeploymentNotFound(f"deployment {key.name!r} is not on this node")
+
+
+def _check_budget(budget_seconds: float) -> None:
+    if not (math.isfinite(budget_seconds) and 0 < budget_seconds <= MAX_MEASURE_SECONDS):
+        raise UsageError(f"a measuring budget of {budget_seconds} s is outside 0..{MAX_MEASURE_SECONDS:g}")

@@ -1,118 +1,54 @@
-"""How the time of a model is spread over its operator groups: beginnings of the model, timed on this machine.
+"""How the time of a model is spread over its operator groups on a device: kernels, and parts against the whole.
 
-Operations are a poor guide (a depthwise convolution does few of them slowly), and a balanced plan needs a good one.
-So the model's first half is cut out, loaded and timed, then its first quarter, and so on, for as long as the budget
-lasts; between two such marks time follows operations. Real segments are timed, with the fusions that they get and
-lose, so nothing has to be attributed. A beginning takes turns with the whole model, and only their ratio counts: a
-machine that is slower for some seconds, because of its other work or its heat, is slower for both.
-Only the spread is taken from here: how fast a device is, it says itself.
+The device profiles itself (`mesh.engines.profile_process`); here is chosen which parts it times, and from its answer
+is made what any segment takes: kernels give the proportions, parts the price of a cut (`mesh.core.profile`). Only the
+proportions are taken from a profile: how fast a device is, a run of the whole model says.
 
 Used by whoever plans, in a thread; nothing is kept.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Sequence
 from itertools import pairwise
 
 from mesh.core.graph import Graph
-from mesh.core.segments import segment_between
-from mesh.engines.contract import Engine, LoadOptions
-from mesh.model.extract import extract
+from mesh.core.profile import SegmentTimes, TimedPart, fit_segments, share
+from mesh.core.report import ModelProfile
+from mesh.model.kernels import share_kernels
 from mesh.model.read import SourceModel
-from mesh.runtime.measure import blank_tensor
 
-PROFILE_BUDGET_S = 5.0
-"""A person waits for a plan. The first marks say most; those that the budget leaves out refine."""
+PROFILE_BUDGET_S = 2.5
+"""A person waits for a plan: half a second for each part, and for the kernels."""
 
-MAX_MARKS = 15
-"""Sixteenths of the work. A stage that is wrong by half of one is wrong by a tenth in a plan of three."""
-
-MARK_BUDGET_S = 0.3
-MIN_RUNS = 3
+PARTS = 4
+"""Together they are as large as the model, and they have six ends that are cut."""
 
 
-def measure_spread(engine: Engine, model: SourceModel, graph: Graph, budget_s: float = PROFILE_BUDGET_S) -> list[float]:
-    """Relative work of each group of `graph`, in seconds of this machine on one thread.
-
-    Raises `LoadFailed`, `RunFailed` or `ModelUnsupported` where the model cannot be timed here on blank inputs.
-    """
-    deadline = time.monotonic() + budget_s
-    end = len(graph.groups)
-    with _Timed(engine, model.data) as whole:
-        whole_seconds = whole.run()
-        times = {0: 0.0, end: whole_seconds}
-        for position in _marks(graph):
-            if time.monotonic() >= deadline:
-                break
-            with _Timed(engine, extract(model, graph, segment_between(graph, 0, position))) as beginning:
-                times[position] = whole_seconds * compare_times(beginning.run, whole.run)
-    return spread(graph, times)
-
-
-def spread(graph: Graph, times: Mapping[int, float]) -> list[float]:
-    """Share the seconds between neighbouring marks by operations; `times` are of the groups before each position."""
-    work: list[float] = []
-    reached = 0.0
-    positions = sorted(times)
-    for start, end in pairwise(positions):
-        seconds = max(0.0, times[end] - reached)
-        reached = max(reached, times[end])
-        operations = [group.flops for group in graph.groups[start:end]]
-        total = sum(operations)
-        work.extend(seconds * (each / total if total else 1 / len(operations)) for each in operations)
-    return work
-
-
-def _marks(graph: Graph) -> Iterator[int]:
-    """Positions of legal cuts near a half of the work, the quarters, the eighths, ..."""
+def part_positions(graph: Graph, parts: int = PARTS) -> list[int]:
+    """Ends of parts with about equal work, where the model has the cuts; ascending from 0 to the last group."""
     before = [0]
     for group in graph.groups:
         before.append(before[-1] + group.flops)
-    legal = [cut.position for cut in graph.cuts if 0 < cut.position < len(graph.groups)]
-    seen: set[int] = set()
-    parts = 2
-    while legal and parts <= MAX_MARKS + 1:
-        for part in range(1, parts, 2):
-            nearest = min(legal, key=lambda position: abs(before[position] - before[-1] * part / parts))
-            if nearest not in seen:
-                seen.add(nearest)
-                yield nearest
-        parts *= 2
+    end = len(graph.groups)
+    legal = [cut.position for cut in graph.cuts if 0 < cut.position < end]
+    wanted = [before[-1] * part / parts for part in range(1, parts)]
+    inner = {min(legal, key=lambda position: abs(before[position] - work)) for work in wanted} if legal else set()
+    return [0, *sorted(inner), end]
 
 
-def compare_times(part: Callable[[], float], whole: Callable[[], float]) -> float:
-    """Time of `part` over that of `whole`, each the fastest of some runs: what disturbs a run only makes it longer."""
-    parts: list[float] = []
-    wholes: list[float] = []
-    began = time.perf_counter()
-    while len(parts) < MIN_RUNS or time.perf_counter() - began < MARK_BUDGET_S:
-        parts.append(part())
-        wholes.append(whole())
-    return min(parts) / min(wholes)
+def spread_profile(
+    model: SourceModel, graph: Graph, seconds: float, profile: ModelProfile, positions: Sequence[int]
+) -> SegmentTimes:
+    """`seconds` of the whole model, spread as `profile` says; `positions` are the ends of its parts.
 
-
-class _Timed:
-    """A loaded model that is run on blank inputs."""
-
-    def __init__(self, engine: Engine, data: bytes) -> None:
-        self._session = engine.load(data, LoadOptions())
-
-    def __enter__(self) -> _Timed:
-        try:
-            self._feeds = [blank_tensor(spec) for spec in self._session.inputs]
-            self._session.run(self._feeds)  # the first run allocates
-        except BaseException:
-            self._session.close()
-            raise
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        self._session.close()
-
-    def run(self) -> float:
-        """Seconds."""
-        began = time.perf_counter()
-        self._session.run(self._feeds)
-        return time.perf_counter() - began
+    What the profile does not tell is estimated: proportions from operations, cuts as free.
+    """
+    groups = share(graph, seconds, share_kernels(model, graph, profile.kernels))
+    ends = list(pairwise(positions))
+    parts = [
+        TimedPart(start, end, ratio * seconds)
+        for (start, end), ratio in zip(ends, profile.part_ratios, strict=False)
+        if ratio > 0
+    ]
+    return fit_segments(groups, parts)

@@ -34,7 +34,7 @@ from mesh.storage.folder import translated, write_atomically
 FILE_NAME = "costs"
 CORRUPT_SUFFIX = ".corrupt"
 
-VERSION = 1
+VERSION = 2
 """Of the file, and of what its figures mean: how a model is grouped, how a time is taken. Raise it with either."""
 
 MAX_MODELS = 256
@@ -62,10 +62,16 @@ class ModelCost:
     """One model on one device type. Raises `UsageError` for figures that are no sensible number."""
 
     group_seconds: tuple[float, ...]
-    """Of every operator group in the order of the `Graph`; their sum is the time of the whole model."""
+    """Of every operator group in the order of the `Graph`."""
     at: float
     """Unix time."""
+    run_seconds: float = 0.0
+    """Of one call; with the groups it is the time of the whole model."""
+    cut_seconds: float = 0.0
+    """What each end of a segment that is not an end of the model adds."""
     measured: bool = True
+    is_profiled: bool = True
+    """False where only the whole was timed, and groups are given their share by operations."""
     gflops: float = 0.0
     """What the probe of the measured device said; 0 where it is not known."""
     peak_bytes: int = 0
@@ -79,12 +85,14 @@ class ModelCost:
         if not self.seconds > 0:
             raise UsageError("group_seconds add up to 0")
         _check(self.at, "at", 0.0, math.inf)
+        _check(self.run_seconds, "run_seconds", 0.0, MAX_SECONDS)
+        _check(self.cut_seconds, "cut_seconds", 0.0, MAX_SECONDS)
         _check(self.gflops, "gflops", 0.0, math.inf)
         _check(self.peak_bytes, "peak_bytes", 0, 1 << 62)
 
     @property
     def seconds(self) -> float:
-        return math.fsum(self.group_seconds)
+        return self.run_seconds + math.fsum(self.group_seconds)
 
 
 @dataclass(frozen=True, slots=True)
@@ -301,7 +309,9 @@ def _rows(tables: Any, name: str, most: int) -> Iterator[list[Any]]:
 
 
 def _fields(cost: Any) -> Mapping[str, Any]:
-    if not isinstance(cost, dict) or not isinstance(cost.get("measured", True), bool):
+    if not isinstance(cost, dict) or not all(
+        isinstance(cost.get(name, True), bool) for name in ("measured", "is_profiled")
+    ):
         raise TypeError("an entry is no cost")
     if "model_sha256" in cost:
         _text(cost["model_sha256"])

@@ -274,6 +274,34 @@ class MeasureModelResponse(_message.Message):
     runs: int
     def __init__(self, run_seconds: _Optional[float] = ..., runs: _Optional[int] = ...) -> None: ...
 
+class ProfileModelRequest(_message.Message):
+    __slots__ = ("sha256", "parts", "budget_seconds")
+    SHA256_FIELD_NUMBER: _ClassVar[int]
+    PARTS_FIELD_NUMBER: _ClassVar[int]
+    BUDGET_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    sha256: str
+    parts: _containers.RepeatedScalarFieldContainer[str]
+    budget_seconds: float
+    def __init__(self, sha256: _Optional[str] = ..., parts: _Optional[_Iterable[str]] = ..., budget_seconds: _Optional[float] = ...) -> None: ...
+
+class KernelTime(_message.Message):
+    __slots__ = ("name", "seconds")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    SECONDS_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    seconds: float
+    def __init__(self, name: _Optional[str] = ..., seconds: _Optional[float] = ...) -> None: ...
+
+class ProfileModelResponse(_message.Message):
+    __slots__ = ("kernels", "part_ratios", "peak_bytes")
+    KERNELS_FIELD_NUMBER: _ClassVar[int]
+    PART_RATIOS_FIELD_NUMBER: _ClassVar[int]
+    PEAK_BYTES_FIELD_NUMBER: _ClassVar[int]
+    kernels: _containers.RepeatedCompositeFieldContainer[KernelTime]
+    part_ratios: _containers.RepeatedScalarFieldContainer[float]
+    peak_bytes: int
+    def __init__(self, kernels: _Optional[_Iterable[_Union[KernelTime, _Mapping]]] = ..., part_ratios: _Optional[_Iterable[float]] = ..., peak_bytes: _Optional[int] = ...) -> None: ...
+
 class RunSourceRequest(_message.Message):
     __slots__ = ("name", "term", "generation", "seconds", "warm_up_seconds", "window", "rate_per_s")
     NAME_FIELD_NUMBER: _ClassVar[int]

@@ -80,6 +80,11 @@ class NodeServiceStub(object):
                 request_serializer=mesh_dot_v1_dot_node__pb2.MeasureModelRequest.SerializeToString,
                 response_deserializer=mesh_dot_v1_dot_node__pb2.MeasureModelResponse.FromString,
                 _registered_method=True)
+        self.ProfileModel = channel.unary_unary(
+                '/mesh.v1.NodeService/ProfileModel',
+                request_serializer=mesh_dot_v1_dot_node__pb2.ProfileModelRequest.SerializeToString,
+                response_deserializer=mesh_dot_v1_dot_node__pb2.ProfileModelResponse.FromString,
+                _registered_method=True)
         self.RunSource = channel.unary_unary(
                 '/mesh.v1.NodeService/RunSource',
                 request_serializer=mesh_dot_v1_dot_node__pb2.RunSourceRequest.SerializeToString,
@@ -160,6 +165,13 @@ class NodeServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ProfileModel(self, request, context):
+        """Which kernels of a model take how long here, and parts of it against the whole.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def RunSource(self, request, context):
         """Makes frames inside this node, which must hold the first stage, for a bounded time; answers with what was measured.
         """
@@ -228,6 +240,11 @@ def add_NodeServiceServicer_to_server(servicer, server):
                     servicer.MeasureModel,
                     request_deserializer=mesh_dot_v1_dot_node__pb2.MeasureModelRequest.FromString,
                     response_serializer=mesh_dot_v1_dot_node__pb2.MeasureModelResponse.SerializeToString,
+            ),
+            'ProfileModel': grpc.unary_unary_rpc_method_handler(
+                    servicer.ProfileModel,
+                    request_deserializer=mesh_dot_v1_dot_node__pb2.ProfileModelRequest.FromString,
+                    response_serializer=mesh_dot_v1_dot_node__pb2.ProfileModelResponse.SerializeToString,
             ),
             'RunSource': grpc.unary_unary_rpc_method_handler(
                     servicer.RunSource,
@@ -489,6 +506,33 @@ class NodeService(object):
             '/mesh.v1.NodeService/MeasureModel',
             mesh_dot_v1_dot_node__pb2.MeasureModelRequest.SerializeToString,
             mesh_dot_v1_dot_node__pb2.MeasureModelResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ProfileModel(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/mesh.v1.NodeService/ProfileModel',
+            mesh_dot_v1_dot_node__pb2.ProfileModelRequest.SerializeToString,
+            mesh_dot_v1_dot_node__pb2.ProfileModelResponse.FromString,
             options,
             channel_credentials,
             insecure,

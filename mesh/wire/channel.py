@@ -19,7 +19,7 @@ from mesh.core.fleet import Capabilities, Link, Peer
 from mesh.core.ids import NodeId, Sha256
 from mesh.core.measurement import SourceReport, SourceRequest, StageTrace
 from mesh.core.plan import Deployment
-from mesh.core.report import DeploymentReport, Echo, MeasuredModel
+from mesh.core.report import DeploymentReport, Echo, MeasuredModel, ModelProfile
 from mesh.core.tensor import TensorSpec
 from mesh.errors import NodeLost
 from mesh.v1 import node_pb2, node_pb2_grpc
@@ -155,6 +155,13 @@ class NodeClient:
             request = node_pb2.MeasureModelRequest(sha256=sha256, budget_seconds=budget_seconds)
             answer = await self._node.MeasureModel(request, timeout=MEASURE_TIMEOUT_S)
         return MeasuredModel(answer.run_seconds, answer.runs)
+
+    async def profile_model(self, sha256: Sha256, parts: Sequence[Sha256], budget_seconds: float) -> ModelProfile:
+        """How the model's time is spread over its kernels and over `parts` of it, which the node has as content."""
+        with self._calling():
+            request = node_pb2.ProfileModelRequest(sha256=sha256, parts=parts, budget_seconds=budget_seconds)
+            answer = await self._node.ProfileModel(request, timeout=MEASURE_TIMEOUT_S)
+        return convert_measurement.profile_from_proto(answer)
 
     async def run_source(self, key: Key, request: SourceRequest) -> SourceReport:
         """Make frames inside this node, the head of the deployment; returns after the time asked for."""

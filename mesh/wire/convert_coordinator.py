@@ -52,6 +52,7 @@ def options_to_proto(options: PlanOptions) -> coordinator_pb2.PlanOptions:
         forced=plan_to_proto(options.forced) if options.forced is not None else None,
         limits=limits_to_proto(options.limits),
         explain=options.explain,
+        measure=options.measure,
     )
 
 
@@ -62,4 +63,5 @@ def options_from_proto(proto: coordinator_pb2.PlanOptions) -> PlanOptions:
         forced=plan_from_proto(proto.forced) if proto.HasField("forced") else None,
         limits=limits_from_proto(proto.limits, "options.limits"),
         explain=proto.explain,
+        measure=proto.measure,
     )

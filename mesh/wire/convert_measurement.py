@@ -6,9 +6,10 @@ from mesh.control.measuring import MAX_LATENCIES
 from mesh.core.ids import DeploymentName, check_name
 from mesh.core.measurement import SourceReport, SourceRequest, StageFigures, StageSpan, StageTrace
 from mesh.core.plan import Fence
+from mesh.core.report import KernelTime, ModelProfile
 from mesh.v1 import node_pb2
 from mesh.wire.convert_plan import MAX_STAGES
-from mesh.wire.door_checks import check_count, check_list, check_number
+from mesh.wire.door_checks import check_count, check_list, check_number, check_text
 
 MAX_SPANS_PER_MESSAGE = 4096
 """About 200 KiB."""
@@ -99,3 +100,32 @@ def _span_from_proto(proto: node_pb2.StageSpan) -> StageSpan:
         check_number(proto.engine_ended, "engine_ended"),
         check_number(proto.sent, "sent"),
     )
+
+
+MAX_PARTS = 64
+MAX_KERNEL_CHARACTERS = 500
+MAX_KERNELS = 20_000
+"""About 1 MB: what fits into one message. Beyond it the rest of a profile is not told."""
+
+
+def profile_to_proto(profile: ModelProfile) -> node_pb2.ProfileModelResponse:
+    kernels = [
+        node_pb2.KernelTime(name=kernel.name[:MAX_KERNEL_CHARACTERS], seconds=kernel.seconds)
+        for kernel in profile.kernels[:MAX_KERNELS]
+    ]
+    return node_pb2.ProfileModelResponse(
+        kernels=kernels, part_ratios=profile.part_ratios, peak_bytes=profile.peak_bytes
+    )
+
+
+def profile_from_proto(proto: node_pb2.ProfileModelResponse) -> ModelProfile:
+    check_count(proto.part_ratios, MAX_PARTS, "part_ratios")
+    return ModelProfile(
+        check_list(proto.kernels, MAX_KERNELS, "kernels", _kernel_from_proto),
+        tuple(check_number(ratio, "part_ratios") for ratio in proto.part_ratios),
+        proto.peak_bytes,
+    )
+
+
+def _kernel_from_proto(proto: node_pb2.KernelTime) -> KernelTime:
+    return KernelTime(check_text(proto.name, "kernel name"), check_number(proto.seconds, "kernel seconds"))

@@ -19,7 +19,7 @@ from mesh.core.ids import DeploymentName, NodeId, Sha256, check_name, check_node
 from mesh.core.measurement import SourceReport, SourceRequest, StageTrace
 from mesh.core.messages import Message
 from mesh.core.plan import Deployment, Fence
-from mesh.core.report import DeploymentReport, Echo, MeasuredModel
+from mesh.core.report import DeploymentReport, Echo, MeasuredModel, ModelProfile
 from mesh.errors import ListenError, ProtocolViolation
 from mesh.v1 import node_pb2, node_pb2_grpc
 from mesh.wire import convert, convert_measurement
@@ -50,6 +50,7 @@ class NodeHandlers(Protocol):
     async def measure_link(self, address: str) -> Link: ...
     async def echo(self, payload: bytes) -> Echo: ...
     async def measure_model(self, sha256: str, budget_seconds: float) -> MeasuredModel: ...
+    async def profile_model(self, sha256: str, parts: Sequence[str], budget_seconds: float) -> ModelProfile: ...
     async def run_source(self, name: DeploymentName, fence: Fence, request: SourceRequest) -> SourceReport: ...
     async def read_clock(self) -> float: ...
     def trace_stage(
@@ -207,6 +208,11 @@ class _NodeServicer(node_pb2_grpc.NodeServiceServicer):
     async def MeasureModel(self, request: Any, context: Any) -> Any:
         measured = await self._handlers.measure_model(request.sha256, request.budget_seconds)
         return node_pb2.MeasureModelResponse(run_seconds=measured.run_seconds, runs=measured.runs)
+
+    @_translated
+    async def ProfileModel(self, request: Any, context: Any) -> Any:
+        profile = await self._handlers.profile_model(request.sha256, list(request.parts), request.budget_seconds)
+        return convert_measurement.profile_to_proto(profile)
 
     @_translated
     async def RunSource(self, request: Any, context: Any) -> Any:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from mesh.core.costs import ASSUMED_EFFICIENCY, Costs, DeviceCosts, Figure, MeasuredPart, refine
+from mesh.core.costs import ASSUMED_EFFICIENCY, Costs, DeviceCosts, Figure
 from mesh.core.fleet import Handling, Link
 from mesh.core.graph import Graph, OperatorGroup
 from mesh.core.ids import NodeId, Sha256
@@ -154,19 +154,3 @@ def test_unknown_devices_and_pairs_are_refused() -> None:
         costs.compute(C, 0, 1)
     with pytest.raises(UsageError, match="links"):
         costs.transfer(A, C, 1)
-
-
-def test_measured_parts_hold_exactly_and_the_rest_follows_them() -> None:
-    refined = refine([1.0, 3.0, 2.0, 2.0], [MeasuredPart(0, 2, 8.0)])
-    assert refined == pytest.approx([2.0, 6.0, 4.0, 4.0])
-    assert refine([1.0, 3.0], []) == [1.0, 3.0]
-
-
-def test_of_overlapping_parts_the_later_one_counts() -> None:
-    refined = refine([1.0, 1.0, 1.0], [MeasuredPart(0, 2, 4.0), MeasuredPart(1, 3, 6.0)])
-    assert sum(refined[1:]) == pytest.approx(6.0) and refined[0] == pytest.approx(2.0)
-
-
-def test_parts_outside_the_groups_are_passed_over_and_empty_ones_are_shared_evenly() -> None:
-    assert refine([1.0, 1.0], [MeasuredPart(1, 5, 4.0), MeasuredPart(-1, 1, 4.0)]) == [1.0, 1.0]
-    assert refine([0.0, 0.0, 1.0], [MeasuredPart(0, 2, 4.0)])[:2] == [2.0, 2.0]

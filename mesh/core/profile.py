@@ -1,0 +1,125 @@
+"""From what was timed on a device to what any segment takes there. Pure.
+
+A segment takes what its operator groups take in the whole model, and something more at each end that is cut: one call,
+fusions that the cut prevents, and tensors that change their layout there. How long groups take in proportion, a kernel
+profile says; what ends cost, parts of the model that were timed against the whole.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from mesh.core.graph import Graph
+
+
+@dataclass(frozen=True, slots=True)
+class TimedPart:
+    """Groups `[start, end)`, in seconds, or in any unit that the whole model is told in."""
+
+    start: int
+    end: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentTimes:
+    """What any segment of one model takes on one device."""
+
+    group_seconds: tuple[float, ...]
+    run_seconds: float = 0.0
+    """Of one call, however little it computes; the whole model's included."""
+    cut_seconds: float = 0.0
+    """What each end of a segment that is not an end of the model adds."""
+
+    @property
+    def whole_seconds(self) -> float:
+        return self.run_seconds + math.fsum(self.group_seconds)
+
+    def seconds(self, start: int, end: int) -> float:
+        """Of groups `[start, end)` as a segment of its own."""
+        ends = (start > 0) + (end < len(self.group_seconds))
+        return self.run_seconds + math.fsum(self.group_seconds[start:end]) + ends * self.cut_seconds
+
+
+MOST_OF_A_RUN = 0.9
+"""Of the whole model's time: the call of a model that computes next to nothing takes nearly all of it."""
+
+
+def share(graph: Graph, seconds: float, work: Sequence[float]) -> tuple[float, ...]:
+    """`seconds` of the whole model, given to its groups in proportion to `work`; to operations where that is 0."""
+    known = list(work) if math.fsum(work) > 0 else [float(group.flops) for group in graph.groups]
+    total = math.fsum(known)
+    return tuple(seconds * each / total if total else seconds / len(known) for each in known)
+
+
+def refine(group_seconds: Sequence[float], parts: Sequence[TimedPart]) -> list[float]:
+    """Seconds of each group once real segments have been timed; of parts that overlap the later one counts.
+
+    What was measured holds exactly. Groups of which nothing was measured follow the others: a device that
+    is a third slower than its profile on what it runs is expected to be so on the rest. Parts that do not
+    lie within the groups are passed over.
+    """
+    refined = list(group_seconds)
+    known = [False] * len(refined)
+    for part in parts:
+        if not 0 <= part.start < part.end <= len(refined):
+            continue
+        predicted = math.fsum(refined[part.start : part.end])
+        span = part.end - part.start
+        for index in range(part.start, part.end):
+            share = refined[index] / predicted if predicted > 0 else 1 / span
+            refined[index] = part.seconds * share
+            known[index] = True
+    before = math.fsum(seconds for seconds, is_known in zip(group_seconds, known, strict=True) if is_known)
+    after = math.fsum(seconds for seconds, is_known in zip(refined, known, strict=True) if is_known)
+    scale = after / before if before > 0 else 1.0
+    return [seconds if is_known else seconds * scale for seconds, is_known in zip(refined, known, strict=True)]
+
+
+def fit_segments(groups: Sequence[float], parts: Sequence[TimedPart]) -> SegmentTimes:
+    """What explains best, relative to their size, that `parts` took more than their share of the whole model.
+
+    One price for all cuts: it also grows with the bytes that cross, but a few parts do not tell by how much, and a
+    wrong slope is worse than none on the widest tensors (measured).
+    """
+    whole = math.fsum(groups)
+    rows: list[tuple[float, float, float]] = []
+    for part in parts:
+        ends = (part.start > 0) + (part.end < len(groups))
+        share = math.fsum(groups[part.start : part.end])
+        if ends and part.seconds > 0:
+            rest = (1 - share / whole) / part.seconds
+            rows.append((rest, ends / part.seconds, (part.seconds - share) / part.seconds))
+    fits = [(0.0, 0.0), _fit_one(rows, 0), _fit_one(rows, 1), _fit_both(rows)]
+    run, cut = min(fits, key=lambda fit: _misfit(rows, fit))
+    run = min(run, MOST_OF_A_RUN * whole)
+    return SegmentTimes(tuple(seconds * (1 - run / whole) for seconds in groups), run, cut)
+
+
+Rows = Sequence[tuple[float, float, float]]
+Fit = tuple[float, float]
+
+
+def _misfit(rows: Rows, fit: Fit) -> float:
+    if min(fit) < 0:
+        return math.inf
+    return math.fsum((fit[0] * first + fit[1] * second - more) ** 2 for first, second, more in rows)
+
+
+def _fit_one(rows: Rows, column: int) -> Fit:
+    square = math.fsum(row[column] ** 2 for row in rows)
+    value = math.fsum(row[column] * row[2] for row in rows) / square if square else 0.0
+    return (value, 0.0) if column == 0 else (0.0, value)
+
+
+def _fit_both(rows: Rows) -> Fit:
+    """Least squares in two unknowns; nothing where the rows do not tell them apart."""
+    a = math.fsum(first * first for first, _, _ in rows)
+    b = math.fsum(first * second for first, second, _ in rows)
+    c = math.fsum(second * second for _, second, _ in rows)
+    x = math.fsum(first * more for first, _, more in rows)
+    y = math.fsum(second * more for _, second, more in rows)
+    determinant = a * c - b * b
+    return ((x * c - y * b) / determinant, (y * a - x * b) / determinant) if determinant > 1e-6 * a * c else (0.0, 0.0)
