@@ -190,8 +190,8 @@ async def _measure_type(
     return ModelCost(
         times.group_seconds,
         time.time(),
-        times.run_seconds,
-        times.cut_seconds,
+        run_seconds=times.run_seconds,
+        cut_seconds=times.cut_seconds,
         is_profiled=may_cut,
         gflops=told.gflops,
         peak_bytes=profile.peak_bytes,

@@ -65,17 +65,17 @@ class ModelCost:
     """Of every operator group in the order of the `Graph`."""
     at: float
     """Unix time."""
-    run_seconds: float = 0.0
-    """Of one call; with the groups it is the time of the whole model."""
-    cut_seconds: float = 0.0
-    """What each end of a segment that is not an end of the model adds."""
     measured: bool = True
-    is_profiled: bool = True
-    """False where only the whole was timed, and groups are given their share by operations."""
     gflops: float = 0.0
     """What the probe of the measured device said; 0 where it is not known."""
     peak_bytes: int = 0
     """Resident growth by loading and running it; 0 where it is not known."""
+    run_seconds: float = 0.0
+    """Of one call; with the groups it is the time of the whole model."""
+    cut_seconds: float = 0.0
+    """What each end of a segment that is not an end of the model adds."""
+    is_profiled: bool = True
+    """False where only the whole was timed, and groups are given their share by operations."""
 
     def __post_init__(self) -> None:
         if not 0 < len(self.group_seconds) <= MAX_GROUPS:
