@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from bench_figures import interleave
-from bench_fleet import MESH, ROOT, Peer, finish, popen, split, wait_until_measured
+from bench_fleet import CALL_LIMIT_S, MESH, ROOT, Peer, finish, popen, split, wait_until_measured
 from bench_models import cut_bytes
 from bench_rows import Bench
 
@@ -59,10 +59,17 @@ class Lab:
     def throughput(self, name: str, seconds: float) -> float:
         return float(self.call("bench", name, "--seconds", str(seconds))["throughput_per_s"])
 
+    def code(self, *words: str) -> int:
+        """The exit code of a command that may fail."""
+        process = popen([*self.prefix("desk"), "mesh", *words, "--json"], ALL_CORES, stderr=subprocess.DEVNULL)
+        process.communicate(timeout=CALL_LIMIT_S)
+        return process.returncode
+
 
 @contextlib.contextmanager
-def lab(file: Path, rate: str) -> Iterator[Lab]:
-    file.write_text(FLEET.format(rate=rate.replace(" ", "")))
+def open_lab(file: Path, fleet: str) -> Iterator[Lab]:
+    """A lab of the fleet whose text is `fleet`, written to `file`."""
+    file.write_text(fleet)
     finish(popen([*MESH, "lab", "up", str(file), "--name", LAB, "--json"], ALL_CORES))
     try:
         yield Lab()
@@ -76,7 +83,7 @@ def row_5(bench: Bench) -> None:
     for model, rate in CASES:
         if bench.only and model not in bench.only:
             continue
-        with lab(bench.folder / "fleet.toml", rate) as boards:
+        with open_lab(bench.folder / "fleet.toml", FLEET.format(rate=rate.replace(" ", ""))) as boards:
             wait_until_measured(lambda boards=boards: boards.call("nodes")["nodes"], BOARDS)
             _four_boards(bench, boards, model, rate)
 

@@ -44,12 +44,23 @@ def make_relay(size_bytes: int) -> onnx.ModelProto:
     return build.model("relay", [tensor("x", [count]), tensor("s", [1], TensorProto.INT64)], [tensor(y, [1])])
 
 
+def make_heavy(width: int = 2048, layers: int = 12, rows: int = 4) -> onnx.ModelProto:
+    """Much weight, little work: 200 MB for 400 million operations."""
+    build = Builder()
+    x = "x"
+    for _ in range(layers):
+        x = build.add("Relu", build.add("MatMul", x, build.draw(width, width)))
+    return build.model("heavy", [tensor("x", [rows, width])], [tensor(x, [rows, width])])
+
+
 MODELS: dict[str, Callable[[], onnx.ModelProto]] = {
     **make_models.MODELS,
     "mobilenetv2_64kb": lambda: make_models.make_mobilenetv2(SMALL_INPUT_PIXELS),
     "carry_200kb": lambda: make_carry(CARRY_200_KB),
     "carry_1mb": lambda: make_carry(CARRY_1_MB),
     "relay_1mib": lambda: make_relay(RELAYED_1_MIB),
+    "heavy": make_heavy,
+    "yolo_320": lambda: make_models.make_yolo(320),
     "relay_64b": lambda: make_relay(RELAYED_64_B),
 }
 
