@@ -34,6 +34,7 @@ from nodes.options import (
     open_mesh,
 )
 from nodes.output import command, leave, print_json, run_async, survive_output_errors
+from nodes.simulate_command import simulate
 from nodes.wishes import Wishes
 
 app = typer.Typer(
@@ -365,6 +366,7 @@ def verify(
     run(model, 2 if stages is None and plan is None else stages, plan, source, as_json)
 
 
+app.command()(simulate)
 app.command()(bench)
 app.command()(trace)
 

@@ -66,7 +66,8 @@ async def show_offline_plan(model: Path, fleet: Path, wishes: Wishes, as_json: b
     print_plan(planned.plan, planned.names, wishes.explain, as_json)
 
 
-async def plan_for_fleet(model: Path, fleet: Path, wishes: Wishes) -> OfflinePlan:
+async def plan_for_fleet(model: Path, fleet: Path, wishes: Wishes, core_seconds: float | None = None) -> OfflinePlan:
+    """`core_seconds`: of the model on one core; None times it here."""
     from mesh.core.fleet_file import parse_fleet
     from nodes.lab_commands import read_fleet_file
 
@@ -83,7 +84,7 @@ async def plan_for_fleet(model: Path, fleet: Path, wishes: Wishes) -> OfflinePla
     known = plannable(devices)
     names = {node: device.name for node, device in known.items()}
     trusted = [node for node, device in known.items() if device.trusted]
-    return await plan_offline(data, devices, make_options(wishes, data, names, trusted), say)
+    return await plan_offline(data, devices, make_options(wishes, data, names, trusted), say, core_seconds)
 
 
 def print_plan(plan: Plan, names: Mapping[NodeId, str], explain: bool, as_json: bool) -> None:
