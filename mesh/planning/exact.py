@@ -26,6 +26,8 @@ from mesh.planning.bound import allow, find_prices
 from mesh.planning.comparators import find_copies
 from mesh.planning.device_types import group_devices
 from mesh.planning.energy import find_cheapest
+from mesh.planning.nearly_equal import group_nearly_equal
+from mesh.planning.predict import make_stage
 from mesh.planning.problem import Infeasible, Problem
 from mesh.planning.rejected import list_alternatives, list_singles
 from mesh.planning.searched import TIE, Priced, Searched, period_question, search_all
@@ -38,6 +40,9 @@ MAX_LIMITED_STEPS = 1_000_000_000
 
 MAX_TABLE_ENTRIES = 20_000_000
 """8 bytes each, 160 MB: what a coordinator on a board may use for a moment."""
+
+MOST_DIFFERENT = 12
+"""Devices that no two of are equal. Beyond, nearly equal ones are also planned for as if they were."""
 
 MAX_ENERGY_STEPS = 5_000_000
 """Least energy takes hundreds of searches."""
@@ -86,7 +91,40 @@ def _plan_pipeline(problem: Problem) -> Plan | Infeasible:
         limit = guided.price * (1 + TIE)
         if is_affordable(priced, limit, MAX_LIMITED_STEPS):
             return plan_exactly(priced, note, limit)
-    return plan_guided(priced, guided, note)
+    found = plan_guided(priced, guided, note)
+    if problem.objective is Objective.THROUGHPUT and len(priced.arcs.types) > MOST_DIFFERENT:
+        return _plan_grouped(priced, found, note)
+    return found
+
+
+def _plan_grouped(guided: Priced, found: Plan, note: str) -> Plan:
+    """`found`, or what is better where nearly equal devices are taken for equal; with the tighter of both bounds."""
+    problem = guided.problem
+    grouped = group_nearly_equal(problem)
+    if grouped is None:
+        return found
+    answers: list[Plan] = []
+    for each in (grouped.slowest, grouped.fastest):
+        priced, note = _price(each)
+        if isinstance(priced, Infeasible) or not is_affordable(priced, math.inf, MAX_STEPS):
+            return found
+        answer = plan_exactly(priced, note)
+        if isinstance(answer, Infeasible):
+            return found
+        answers.append(answer)
+    made, bound = answers
+    bound_per_s = min(found.bound_throughput_per_s, bound.bound_throughput_per_s)
+    costs, space = problem.costs, problem.space
+    stages = [make_stage(s.segment, s.devices, costs, s.variant, s.codec, space) for s in made.stages]
+    plan = make_plan(problem, stages, "", bound_per_s, found.alternatives)
+    kind = f"{grouped.groups} groups of nearly equal devices"
+    if plan.predicted.throughput_per_s < found.predicted.throughput_per_s:
+        plan = dataclasses.replace(found, bound_throughput_per_s=max(bound_per_s, found.predicted.throughput_per_s))
+        text = f"beam over {_size(guided, note)}; bound from {kind}, each taken at its fastest"
+    else:
+        text = f"{made.certificate}; {kind}, each taken at its slowest"
+    gap = _gap(1 / plan.predicted.throughput_per_s, 1 / plan.bound_throughput_per_s)
+    return dataclasses.replace(plan, certificate=f"{text}{gap}")
 
 
 def _price(problem: Problem) -> tuple[Priced | Infeasible, str]:

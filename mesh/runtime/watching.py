@@ -20,12 +20,12 @@ from dataclasses import dataclass, field, replace
 from mesh.control.deployments import DeploymentState, key_of
 from mesh.core.costs import DeviceType, type_of
 from mesh.core.ids import DeploymentName, NodeId, Sha256
-from mesh.core.plan import Deployment, Plan
+from mesh.core.plan import Deployment, Plan, PlanOptions
 from mesh.core.report import StageReport
 from mesh.errors import MeshError, UsageError
 from mesh.model.read import SourceModel, read_model_bytes
 from mesh.model.summarise import summarise
-from mesh.planning.problem import Problem
+from mesh.planning.problem import Problem, make_problem
 from mesh.planning.replanning import SLACK, Improved, improve, moved_bytes, price
 from mesh.planning.verifying import MARGIN, PAUSE_S, CorrectCosts, Keep, Replan, RollBack, Watched, verify, watch
 from mesh.runtime.coordinator import Coordinator
@@ -157,7 +157,8 @@ class Watch:
             self._tell_once(deployment.name, f"is not held against its plan: {error.message}")
             return None
         names = {node: capabilities.name for node, capabilities in told.items()}
-        problem = Problem(graph, costs, tuple(costs.devices), deployment.plan.objective, names=names)
+        options = PlanOptions(deployment.plan.objective, limits=deployment.plan.limits)
+        problem = make_problem(graph, costs, options, names)
         return _Known(deployment, model, problem, members=frozenset(problem.devices))
 
     # Membership -----------------------------------------------------------------------------------
