@@ -1,4 +1,4 @@
-"""Content that a node gets from other nodes: what a stand-by needs ahead of time, or when it takes over.
+"""Content that a node is sent, or gets from other nodes: what a stand-by needs ahead of time, or when it takes over.
 
 Called by the node's service and by its deployment driver, on the event loop. Nothing is kept here.
 """
@@ -6,12 +6,21 @@ Called by the node's service and by its deployment driver, on the event loop. No
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import AsyncIterator, Callable, Sequence
+from functools import partial
+from typing import TypeVar
 
 from mesh.core.ids import Sha256
-from mesh.errors import MeshError, NodeLost, NotFound, Timeout
+from mesh.errors import MeshError, NodeLost, NotFound, StorageError, Timeout
+from mesh.runtime.supervise import carry_through
 from mesh.storage.content import ContentStore, ContentWriter
 from mesh.wire.channel import NodeClient
+
+Result = TypeVar("Result")
+
+DISK_LIMIT_S = 60.0
+"""For one step on a disk. Worn SD cards stall for seconds; one that takes this long has failed."""
 
 ASK_TIMEOUT_S = 1.0
 """For a node to say whether it has the content. The lost node, which is the reason for asking, never does."""
@@ -59,16 +68,46 @@ async def _has(client: NodeClient, sha256: Sha256) -> str | None:
 
 
 async def _copy(store: ContentStore, client: NodeClient, sha256: Sha256) -> None:
-    writer: ContentWriter | None = None
-    try:
-        async for total_bytes, piece in client.get_content(sha256):
-            if writer is None:
-                writer = await asyncio.to_thread(store.begin, sha256, total_bytes)
-            await asyncio.to_thread(writer.write, piece)
-        if writer is None:
+    async with contextlib.aclosing(client.get_content(sha256)) as pieces:
+        first = await anext(pieces, None)
+        if first is None:
             raise NotFound(f"the node at {client.address} sent nothing of {sha256[:12]}…")
-        await asyncio.to_thread(writer.commit)
+        total_bytes, beginning = first
+
+        async def chunks() -> AsyncIterator[bytes]:
+            yield beginning
+            async for _, piece in pieces:
+                yield piece
+
+        await store_content(store, sha256, total_bytes, chunks())
+
+
+async def store_content(store: ContentStore, sha256: str, total_bytes: int, chunks: AsyncIterator[bytes]) -> None:
+    """Write content as it arrives. Whatever ends that early, a cancellation too, leaves nothing behind.
+
+    A thread that writes is waited for first: nobody may close its file meanwhile, or miss the writer that it makes.
+    Raises what the store's writer does, `StorageError` where the disk does not answer.
+    """
+    writer: ContentWriter | None = None
+
+    def begin() -> ContentWriter:
+        nonlocal writer
+        writer = store.begin(sha256, total_bytes)
+        return writer
+
+    try:
+        begun = await _on_disk(begin)
+        async for chunk in chunks:
+            await _on_disk(partial(begun.write, chunk))
+        await _on_disk(begun.commit)
     except BaseException:
         if writer is not None:
-            writer.abort()  # not awaited in a thread: a cancelled copy must still leave nothing behind
+            writer.abort()
         raise
+
+
+async def _on_disk(work: Callable[[], Result]) -> Result:
+    try:
+        return await carry_through(asyncio.to_thread(work), DISK_LIMIT_S)
+    except TimeoutError:
+        raise StorageError(f"the disk has not answered for {DISK_LIMIT_S:g} s", hint="see the system's log") from None

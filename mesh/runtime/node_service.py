@@ -33,6 +33,7 @@ from mesh.errors import (
     StaleGeneration,
     UsageError,
 )
+from mesh.runtime.content_fetch import store_content
 from mesh.runtime.deployment_driver import DeploymentDriver, Fetch
 from mesh.runtime.edge_receiver import EdgeReceiver, ResultsSender, ServerLink
 from mesh.runtime.frame_source import FrameSource
@@ -174,15 +175,7 @@ class NodeService:
         return [digest for digest in map(check_sha256, digests) if self._content.has(digest)]
 
     async def put_content(self, sha256: str, total_bytes: int, chunks: AsyncIterator[bytes]) -> None:
-        writer = await asyncio.to_thread(self._content.begin, check_sha256(sha256), total_bytes)
-        try:
-            async for chunk in chunks:
-                await asyncio.to_thread(writer.write, chunk)
-            await asyncio.to_thread(writer.commit)
-        except BaseException:
-            # Not awaited in a thread: a cancelled call must still leave nothing behind.
-            writer.abort()
-            raise
+        await store_content(self._content, check_sha256(sha256), total_bytes, chunks)
 
     async def get_content(self, sha256: str) -> AsyncIterator[tuple[int, bytes]]:
         digest = check_sha256(sha256)

@@ -7,7 +7,7 @@ Every call has a deadline. Credentials are an argument from the first day; None 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -213,7 +213,7 @@ class NodeClient:
                 announcement = node_pb2.PutContentRequest(sha256=sha256, total_bytes=len(data))
                 await self._content.PutContent(_only(announcement), timeout=CALL_TIMEOUT_S)
 
-    async def get_content(self, sha256: Sha256) -> AsyncIterator[tuple[int, bytes]]:
+    async def get_content(self, sha256: Sha256) -> AsyncGenerator[tuple[int, bytes]]:
         """Size of the whole and the next piece, at least once; raises `NotFound` where the node does not have it."""
         with self._calling():
             call = self._content.GetContent(node_pb2.GetContentRequest(sha256=sha256), timeout=LOAD_TIMEOUT_S)
