@@ -43,8 +43,8 @@ LEAST_DEVIATION = 0.10
 SIGMAS = 3.0
 """A device that varies is off only beyond its own noise."""
 
-LOOKS = 3
-"""In a row before anything is done: one or two are a burst of other work."""
+LOOKS = 5
+"""In a row before anything is done: fewer are a burst of other work, or a mean that still climbs."""
 
 STREAMING_ALLOWANCE = 1.25
 """Computing takes up to so much longer while frames flow than alone, because messages are handled by the same cores.
@@ -77,7 +77,7 @@ class Track:
     variance: float = 0.0
     looks: int = 0
     off: int = 0
-    """Looks in a row in which it was off."""
+    """Looks in a row in which it was off, all to the same side; negative where it was faster than its costs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,10 +186,12 @@ def _take(track: Track, frames: int, ratio: float) -> Track:
     weight = LOOK_WEIGHT if track.looks else 1.0
     away = ratio - track.mean
     mean = track.mean + weight * away
-    # Of the looks before it: a step is no noise.
-    variance = track.variance if not track.looks else (1 - weight) * (track.variance + weight * away * away)
     is_off = abs(ratio - 1) > max(LEAST_DEVIATION, SIGMAS * math.sqrt(track.variance))
-    return Track(frames, mean, variance, track.looks + 1, track.off + 1 if is_off else 0)
+    side = (1 if ratio > 1 else -1) if is_off else 0
+    goes_on = is_off and track.off * side >= 0
+    # A step, and the stage's own mean on its way up to it, is no noise; what does not last is.
+    variance = track.variance if goes_on or not track.looks else (1 - weight) * (track.variance + weight * away * away)
+    return Track(frames, mean, variance, track.looks + 1, track.off + side if goes_on else side)
 
 
 def _is_full(problem: Problem, plan: Plan, reports: Sequence[StageReport]) -> bool:
@@ -223,7 +225,7 @@ def verify(watched: Watched, problem: Problem, plan: Plan, holdings: Holdings, p
     """What to do about `plan`; `pause_s` since it replaced another one by itself, infinite for what was deployed."""
     if pause_s < PAUSE_S:
         return Keep()
-    off = {place for place, track in watched.tracks.items() if track.off >= LOOKS}
+    off = {place for place, track in watched.tracks.items() if abs(track.off) >= LOOKS}
     if not off and watched.losing < LOOKS:
         return Keep()
     factors = _factors(plan, watched, off) if off else {}

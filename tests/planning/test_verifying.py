@@ -172,6 +172,26 @@ def test_whatever_the_profiles_said_it_ends_near_the_best(seed: int) -> None:
     assert changes <= 4
 
 
+@pytest.mark.parametrize("factor", [1.5, 2.0, 3.0, 10.0])
+def test_a_step_is_noticed_while_the_mean_of_the_stage_still_climbs(factor: float) -> None:
+    problem = equal_boards(3)
+    plan = best(problem)
+    device = plan.stages[1].devices[0]
+    watched, seen = Watched(), 1.0
+    for look in range(1, 20):
+        seen += (factor - seen) * (0.5 if look > 5 else 0)  # a mean over frames follows the step
+        truth = scaled(problem.costs, {device: seen})
+        rate = with_costs(plan, problem.graph, truth).predicted.throughput_per_s
+        watched = watch(watched, problem, plan, reports_of(plan, truth, look, rate))
+        verdict = verify(watched, problem, plan, {}, math.inf)
+        if not isinstance(verdict, Keep):
+            break
+    assert isinstance(verdict, CorrectCosts)
+    assert look <= 5 + 2 * LOOKS
+    assert verdict.factors[device] > 1 + (factor - 1) / 2
+    assert not isinstance(verdict, RollBack), verdict.reason
+
+
 def test_a_device_that_varies_by_itself_is_not_slow() -> None:
     rng = random.Random(1)
     problem = equal_boards(3)
