@@ -30,6 +30,7 @@ from nodes.options import (
     ReplicasOption,
     StagesOption,
     TrustedOnlyOption,
+    cost_file,
     default_data_dir,
     open_mesh,
 )
@@ -218,7 +219,7 @@ def plan(
     if fleet is not None:
         run_async(show_offline_plan(model, fleet, wishes, as_json))
         return
-    run_async(show_plan(open_mesh(coordinator, peer, interface, mdns), model, wishes, as_json))
+    run_async(show_plan(open_mesh(coordinator, peer, interface, mdns, cost_file()), model, wishes, as_json))
 
 
 @app.command()
@@ -245,7 +246,7 @@ def deploy(
     from nodes.fleet_commands import deploy as run
 
     wishes = Wishes(objective, stages, plan, first_on, tuple(exclude or ()), replicas=replicas, measure=measure)
-    run_async(run(open_mesh(coordinator, peer, interface, mdns), model, name, wishes, as_json))
+    run_async(run(open_mesh(coordinator, peer, interface, mdns, cost_file()), model, name, wishes, as_json))
 
 
 @app.command()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mesh.errors import UsageError
@@ -12,8 +13,14 @@ if TYPE_CHECKING:
     from mesh.client.mesh_client import Mesh
 
 
-def open_mesh(coordinator: str | None, peers: list[str] | None, interfaces: list[str] | None, mdns: bool) -> Mesh:
-    """A connection as the shared options describe it."""
+def open_mesh(
+    coordinator: str | None,
+    peers: list[str] | None,
+    interfaces: list[str] | None,
+    mdns: bool,
+    costs: Path | None = None,
+) -> Mesh:
+    """A connection as the shared options describe it; `costs` for commands that may plan by themselves."""
     from mesh.client.mesh_client import Mesh
     from mesh.runtime.locate import ENVIRONMENT
 
@@ -21,4 +28,6 @@ def open_mesh(coordinator: str | None, peers: list[str] | None, interfaces: list
         raise UsageError("without mDNS there must be a --peer or a --coordinator to ask")
     if coordinator == os.environ.get(ENVIRONMENT):
         coordinator = None  # the mesh reads it itself, and says so where it does not answer
-    return Mesh(peers=peers or (), interfaces=interfaces or (), mdns=mdns, coordinator=coordinator, warn=say)
+    return Mesh(
+        peers=peers or (), interfaces=interfaces or (), mdns=mdns, coordinator=coordinator, costs=costs, warn=say
+    )

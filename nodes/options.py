@@ -63,7 +63,7 @@ TrustedOnlyOption = Annotated[
 ]
 MeasureOption = Annotated[
     bool,
-    typer.Option("--measure", help="Measure devices and links again instead of using what a coordinator remembers."),
+    typer.Option("--measure", help="Measure devices and links again instead of using what was measured before."),
 ]
 ReplicasOption = Annotated[
     int, typer.Option("--replicas", metavar="K", min=1, max=64, help="Let up to K devices share a stage, or the model.")
@@ -78,3 +78,9 @@ def default_data_dir(kind: str) -> Path:
     from platformdirs import user_state_path
 
     return user_state_path("infermesh", appauthor=False) / kind
+
+
+def cost_file() -> Path:
+    """What commands have measured where they plan by themselves; a coordinator keeps its own."""
+    folder = default_data_dir("commands")
+    return (folder / "commands" if os.environ.get("MESH_DATA_DIR") else folder) / "costs"

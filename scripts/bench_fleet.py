@@ -151,7 +151,9 @@ class Fleet:
 
     def deploy(self, model: Path, name: str, *options: str) -> list[dict[str, Any]]:
         """The stages of the plan that was carried out."""
-        stages: list[dict[str, Any]] = self.call("deploy", str(model), "--name", name, *options)["plan"]["stages"]
+        stages: list[dict[str, Any]] = self.call("deploy", str(model), "--name", name, "--measure", *options)["plan"][
+            "stages"
+        ]
         return stages
 
     def bench(self, name: str, seconds: float, *options: str, cores: Cores | None = None) -> dict[str, Any]:

@@ -90,7 +90,7 @@ def row_5(bench: Bench) -> None:
 
 def _four_boards(bench: Bench, boards: Lab, model: str, rate: str) -> None:
     file = bench.model(model)
-    plan = boards.call("deploy", str(file), "--name", "mesh", *SOURCE)["plan"]
+    plan = boards.call("deploy", str(file), "--name", "mesh", "--measure", *SOURCE)["plan"]
     boards.call("deploy", str(file), "--name", "one", "--stages", "1", *SOURCE)
     bound_per_s = 1 / max(_stage_seconds(bench, boards, file, plan, rate))
     works = [

@@ -141,7 +141,7 @@ def run_case(case: Case, folder: Path, models: Path, rounds: int, seconds: float
         count = sum(board.count for board in case.boards)
         wait_until_measured(lambda: lab.call("nodes")["nodes"], count)
         names = {node["id"]: node["name"] for node in lab.call("nodes")["nodes"]}
-        explained = lab.call("plan", str(model), "--explain", *case.options)
+        explained = lab.call("plan", str(model), "--explain", "--measure", *case.options)
         plan = lab.call("deploy", str(model), "--name", MESH_NAME, *case.options)["plan"]
         one = _deploy_single(lab, model, case)
         outcome = Outcome(case.name, len(plan["stages"]), plan["predicted"]["throughput_per_s"])

@@ -43,6 +43,14 @@ LASTING_TASKS = {
 }
 
 
+@pytest.fixture(scope="session", autouse=True)
+def no_test_writes_to_the_users_folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Commands keep measurements where people keep their programs' state; those of tests have a place of their own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
+        yield
+
+
 @pytest.fixture(autouse=True)
 def no_thread_outlives_its_test() -> Iterator[None]:
     before = set(threading.enumerate())

@@ -210,6 +210,7 @@ class Mesh:
         mdns: bool = True,
         coordinator: str | None = None,
         only: frozenset[NodeId] | None = None,
+        costs: Path | None = None,
         warn: Callable[[str], None] = _be_quiet,
     ) -> None:
         # A mesh of particular nodes is complete as it is described: the environment is about another one.
@@ -220,6 +221,7 @@ class Mesh:
         self._mdns = mdns
         self._coordinator_address = coordinator
         self._only = only
+        self._costs = costs
         self._warn = warn
         self._stack = contextlib.AsyncExitStack()
         self.tasks = Supervisor()
@@ -238,6 +240,7 @@ class Mesh:
                 environment=self._coordinator_environment,
                 warn=self._warn,
                 only=self._only,
+                costs=self._costs,
             )
             self._located = await stack.enter_async_context(opening)
             self._stack = stack.pop_all()

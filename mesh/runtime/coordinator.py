@@ -16,6 +16,7 @@ import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Protocol
 
@@ -26,7 +27,7 @@ from mesh.core.report import DeploymentReport, Happening, NodeView
 from mesh.errors import DeploymentNotFound, MeshError, MissingExtra, NoNodes
 from mesh.runtime.fleet import Answered, Fleet
 from mesh.runtime.supervise import carry_through, together
-from mesh.storage.cost_store import CostStore
+from mesh.storage.cost_store import CostStore, open_shared
 
 if TYPE_CHECKING:
     from mesh.runtime.deploying import Planned
@@ -73,8 +74,9 @@ class CoordinatorPort(Protocol):
 class Coordinator:
     """Works on a fleet that somebody else opened and closes."""
 
-    def __init__(self, fleet: Fleet, costs: CostStore | None = None) -> None:
-        """`costs`: what was measured before; without it, what this coordinator measures is kept while it lives."""
+    def __init__(self, fleet: Fleet, costs: CostStore | Path | None = None) -> None:
+        """`costs`: what was measured before, or the file of it that is shared with other processes and opened when
+        first planned; without it, what this coordinator measures is kept while it lives."""
         self._fleet = fleet
         self._costs = costs if costs is not None else CostStore()
         self._working = asyncio.Lock()
@@ -111,7 +113,8 @@ class Coordinator:
     async def plan(self, model: bytes, options: PlanOptions, progress: Progress) -> Plan:
         deploying = _load_deploying()
         async with self._turn(progress):
-            plan: Plan = (await deploying.make_plan(await self.answered(), model, options, self._costs, progress)).plan
+            costs = await self._open_costs(progress)
+            plan: Plan = (await deploying.make_plan(await self.answered(), model, options, costs, progress)).plan
             return plan
 
     async def deploy(self, model: bytes, name: str, options: PlanOptions, progress: Progress) -> Deployment:
@@ -122,8 +125,9 @@ class Coordinator:
         check_name(name, "deployment")
         deploying = _load_deploying()
         async with self._turn(progress):
+            costs = await self._open_costs(progress)
             nodes = await self.answered()
-            planned = await deploying.make_plan(nodes, model, options, self._costs, progress)
+            planned = await deploying.make_plan(nodes, model, options, costs, progress)
             return await self._put_in_force(nodes, planned, name, "", progress)
 
     async def replace(self, old: Deployment, planned: Planned, cause: str, progress: Progress) -> Deployment | None:
@@ -158,6 +162,15 @@ class Coordinator:
     def tell(self, name: str, text: str) -> None:
         """Note something for people who ask for the status of `name`."""
         self._told.setdefault(name, deque(maxlen=MAX_TOLD)).append(Happening(time.time(), text))
+
+    async def _open_costs(self, progress: Progress) -> CostStore:
+        if isinstance(self._costs, CostStore):
+            return self._costs
+        costs, told = await asyncio.to_thread(open_shared, self._costs)
+        self._costs = costs
+        if told:
+            progress(told)
+        return costs
 
     @contextlib.asynccontextmanager
     async def _turn(self, progress: Progress) -> AsyncIterator[None]:

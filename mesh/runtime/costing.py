@@ -23,7 +23,7 @@ from mesh.core.plan import PlanOptions
 from mesh.core.profile import SegmentTimes, TimedPart, refine
 from mesh.core.report import ModelProfile
 from mesh.core.segments import segment_between
-from mesh.errors import MeshError, NodeLost, Timeout
+from mesh.errors import MeshError, NodeLost, StorageError, Timeout
 from mesh.model.extract import extract
 from mesh.model.read import SourceModel
 from mesh.runtime.coordinator import Progress
@@ -145,7 +145,7 @@ async def measure_costs(
     """Costs of `graph` on `nodes`; measured now where the store does not know them, and stored.
 
     A node that is lost meanwhile is left out, unless what is asked for cannot be had without it. Raises `NodeLost`,
-    and `StorageError` where the store cannot be written.
+    and `StorageError` where the store is a coordinator's own and cannot be written.
     """
     needed = len(nodes) if options.forced is not None or options.limits.only else options.stages or 1
     may_cut = options.forced is None and options.stages != 1 and len(nodes) > 1
@@ -171,10 +171,21 @@ async def measure_costs(
             if cost is not None:
                 store.put_model(graph.model_sha256, type_of(told), cost)
         seen.add(type_of(told))
-    links = await _measure_links(nodes, store, options.measure, progress)
-    await asyncio.to_thread(store.save)
+    nodes, links = await _measure_links(nodes, needed, store, options.measure, progress)
+    await _save(store, progress)
     devices = {node.view.capabilities.node_id: node.view.capabilities for node in nodes}
     return costs_from_store(store, graph, devices, links)
+
+
+async def _save(store: CostStore, progress: Progress) -> None:
+    """A command goes on where it may not write: it has what it needs, and only the next one measures again."""
+    try:
+        await asyncio.to_thread(store.save)
+    except StorageError as error:
+        if not store.is_shared:
+            raise
+        store.keep_in_memory()
+        progress(f"what was measured is not kept for the next time: {error.message}")
 
 
 async def _measure_type(
@@ -244,25 +255,66 @@ async def _measure_model(node: Answered, model: SourceModel, progress: Progress)
     return measured.run_seconds
 
 
+Links = dict[tuple[NodeId, NodeId], Link]
+
+
 async def _measure_links(
-    nodes: Sequence[Answered], store: CostStore, again: bool, progress: Progress
-) -> Mapping[tuple[NodeId, NodeId], Link]:
-    links: dict[tuple[NodeId, NodeId], Link] = {}
+    nodes: Sequence[Answered], needed: int, store: CostStore, again: bool, progress: Progress
+) -> tuple[Sequence[Answered], Links]:
+    """The nodes that still answer, at least `needed`, and every link between them. Raises `NodeLost`."""
+    measured: Links = {}
+    while True:
+        try:
+            links, ages = await _link_all(nodes, measured, store, again, progress)
+        except NodeLost as error:
+            if len(nodes) - 1 < needed:
+                raise
+            left = [node for node in nodes if await _answers(node)]
+            if len(left) == len(nodes) or len(left) < max(needed, 1):
+                raise
+            gone = (node.view.capabilities.name for node in nodes if node not in left)
+            progress(f"{', '.join(gone)} is left out: {error.message}")
+            nodes = left
+            continue
+        if ages:
+            progress(f"{len(ages)} links as measured {describe_age(max(ages))} ago, or later")
+        return nodes, links
+
+
+async def _answers(node: Answered) -> bool:
+    try:
+        await node.client.get_capabilities()
+    except (NodeLost, Timeout):
+        return False
+    return True
+
+
+async def _link_all(
+    nodes: Sequence[Answered], measured: Links, store: CostStore, again: bool, progress: Progress
+) -> tuple[Links, list[float]]:
+    """Every link, and the ages of those that were known; what is measured now is added to `measured`, too."""
+    links: Links = {}
+    ages: list[float] = []
     for source, target in permutations(nodes, 2):
         pair = source.view.capabilities.node_id, target.view.capabilities.node_id
         known = store.link(*pair)
-        if known is not None and not again and 0 <= time.time() - known.at < LINK_MAX_AGE_S:
+        if pair in measured:
+            links[pair] = measured[pair]
+        elif known is not None and not again and 0 <= time.time() - known.at < LINK_MAX_AGE_S:
             links[pair] = known.as_link()
-            continue
-        names = source.view.capabilities.name, target.view.capabilities.name
-        try:
-            link = await source.client.measure_link(target.view.address)
-        except (NodeLost, Timeout) as error:
-            told = f"{names[0]} cannot measure its link to {names[1]}: {error.message}"
-            raise NodeLost(told, hint="see `mesh nodes`; without a node that is lost, deploying works") from None
-        links[pair] = link
-        store.put_link(*pair, link, time.time())
-        progress(
-            f"{names[0]} to {names[1]}: {link.latency_seconds * 1e3:.2f} ms, {link.bytes_per_second / 1e6:.0f} MB/s"
-        )
-    return links
+            ages.append(time.time() - known.at)
+        else:
+            links[pair] = measured[pair] = await _measure_link(source, target, progress)
+            store.put_link(*pair, links[pair], time.time())
+    return links, ages
+
+
+async def _measure_link(source: Answered, target: Answered, progress: Progress) -> Link:
+    names = source.view.capabilities.name, target.view.capabilities.name
+    try:
+        link = await source.client.measure_link(target.view.address)
+    except (NodeLost, Timeout) as error:
+        told = f"{names[0]} cannot measure its link to {names[1]}: {error.message}"
+        raise NodeLost(told, hint="see `mesh nodes`; without a node that is lost, deploying works") from None
+    progress(f"{names[0]} to {names[1]}: {link.latency_seconds * 1e3:.2f} ms, {link.bytes_per_second / 1e6:.0f} MB/s")
+    return link

@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mesh.core.fleet import Peer
@@ -54,12 +55,14 @@ async def open_coordinator(
     environment: str | None = None,
     warn: Warn,
     only: frozenset[NodeId] | None = None,
+    costs: Path | None = None,
 ) -> AsyncIterator[Located]:
     """The coordinator to ask, open until the block ends. Enters `discovery`.
 
     `argument` and `environment` name one as "host:port"; empty or None does not. `settles` as for
     `Fleet`. `only` restricts the fleet to these nodes, which nobody else would know: then a
     coordinator is asked only if it is named. `warn` is told of coordinators that are passed over.
+    `costs` is the file where a coordinator within this process keeps what it measures.
 
     Raises `NodeLost` where a named coordinator does not answer, `UsageError` where it is none.
     """
@@ -73,7 +76,7 @@ async def open_coordinator(
         elif only is None:
             client, where = await _find(fleet, warn)
         if client is None:
-            yield Located(Coordinator(fleet), fleet, "this process")
+            yield Located(Coordinator(fleet, costs), fleet, "this process")
         else:
             stack.push_async_callback(client.close)
             yield Located(client, fleet, where)

@@ -5,9 +5,11 @@ operator groups. A segment on a device type: seconds per frame where it was load
 profile predicts for that part. A link between two nodes. Every figure has the wall time at which it was
 taken and says whether it was measured or estimated; whoever uses it decides whether it is young enough.
 
-A coordinator owns one store and uses it from its event loop; `save` alone may run in a thread. A file
-that is cut off, altered, of another version or nonsense inside is set aside and everything is measured
-again: `damage` says so in words. It is bounded in entries and bytes; the oldest go first.
+A coordinator owns one store and uses it from its event loop; `save` alone may run in a thread. Commands that plan by
+themselves share one file: each adds what it measured to what others have written meanwhile, and replaces the file
+whole, so that two at once can lose what one of them measured in the same moment, and never damage it. A file that is
+cut off, altered, of another version or nonsense inside is set aside and everything is measured again: `damage` says
+so in words. It is bounded in entries and bytes; the oldest go first.
 
 File: `<8s magic, u16 version, u64 body bytes>`, SHA-256 of header and body, body (JSON, no NaN).
 """
@@ -28,8 +30,8 @@ from mesh.core.costs import DeviceType
 from mesh.core.fleet import Handling, Link
 from mesh.core.ids import NodeId, Sha256
 from mesh.core.plan import Segment
-from mesh.errors import UsageError
-from mesh.storage.folder import translated, write_atomically
+from mesh.errors import StorageError, UsageError
+from mesh.storage.folder import FOLDER_MODE, translated, write_atomically
 
 FILE_NAME = "costs"
 CORRUPT_SUFFIX = ".corrupt"
@@ -147,11 +149,13 @@ Cost = TypeVar("Cost", ModelCost, SegmentCost, LinkCost)
 
 
 class CostStore:
-    """`path` is the file, None keeps everything in memory only."""
+    """`path` is the file, None keeps everything in memory only; `is_shared` where other processes write it too."""
 
-    def __init__(self, path: Path | None = None) -> None:
+    def __init__(self, path: Path | None = None, *, is_shared: bool = False) -> None:
         """Reads what is there. Raises `StorageError` where the disk refuses."""
         self._path = path
+        self.is_shared = is_shared
+        self._forgotten: set[str] = set()
         self._models: dict[tuple[str, DeviceType], ModelCost] = {}
         self._segments: dict[tuple[str, DeviceType], SegmentCost] = {}
         self._links: dict[tuple[str, str], LinkCost] = {}
@@ -211,6 +215,7 @@ class CostStore:
 
     def forget_model(self, sha256: str) -> None:
         """What was measured of it and of its parts, anywhere."""
+        self._forgotten.add(sha256)
         self._models = {key: cost for key, cost in self._models.items() if key[0] != sha256}
         self._segments = {key: cost for key, cost in self._segments.items() if cost.model_sha256 != sha256}
         self._is_saved = False
@@ -229,14 +234,35 @@ class CostStore:
             return
         self._is_saved = True
         try:
+            if self.is_shared:
+                self._take_over(CostStore(self._path))
             data = self._encode()
             while len(data) > MAX_STORE_BYTES:
                 del self._models[min(self._models, key=lambda known: self._models[known].at)]
                 data = self._encode()
             write_atomically(self._path, data)
+            self._forgotten = set()
         except BaseException:
             self._is_saved = False
             raise
+
+    def keep_in_memory(self) -> None:
+        """From now on; for where the disk refuses and what is kept there is not worth failing for."""
+        self._path = None
+
+    def _take_over(self, other: CostStore) -> None:
+        """What `other` knows and this one does not, or not as lately; but nothing that was forgotten here."""
+        for key, model in other._models.items():
+            if key[0] not in self._forgotten and _is_later(model, self._models.get(key)):
+                self._put(self._models, key, model, MAX_MODELS)
+        for key, segment in other._segments.items():
+            profile = self._models.get((segment.model_sha256, key[1]))
+            is_void = segment.model_sha256 in self._forgotten or (profile is not None and profile.at > segment.at)
+            if not is_void and _is_later(segment, self._segments.get(key)):
+                self._put(self._segments, key, segment, MAX_SEGMENTS)
+        for pair, link in other._links.items():
+            if _is_later(link, self._links.get(pair)):
+                self._put(self._links, pair, link, MAX_LINKS)
 
     def _encode(self) -> bytes:
         body = {
@@ -266,6 +292,24 @@ class CostStore:
             self._segments[_text(sha256), _device_type(where)] = SegmentCost(**_fields(cost))
         for source, target, cost in _rows(tables, "links", MAX_LINKS):
             self._links[_text(source), _text(target)] = LinkCost(**_fields(cost))
+
+
+def open_shared(path: Path) -> tuple[CostStore, str]:
+    """The store of commands that plan by themselves, and in words what is wrong with it; empty where all is well.
+
+    In memory only where its folder cannot be made or read: such a command then measures, and goes on.
+    """
+    try:
+        with translated("create the folder", path.parent):
+            path.parent.mkdir(mode=FOLDER_MODE, parents=True, exist_ok=True)
+        store = CostStore(path, is_shared=True)
+    except StorageError as error:
+        return CostStore(), f"what is measured is not kept for the next time: {error.message}"
+    return store, store.damage
+
+
+def _is_later(cost: Cost, known: Cost | None) -> bool:
+    return known is None or cost.at > known.at
 
 
 def encode_store(body: bytes) -> bytes:

@@ -145,7 +145,7 @@ def large_plan(scene: Scene, large_model: Path) -> Path:
     [("killed", "loading"), ("frozen", "runs the whole model"), ("frozen", "proving")],
 )
 def test_a_node_is_lost_while_deploying(scene: Scene, large_model: Path, large_plan: Path, how: str, step: str) -> None:
-    arguments = ("deploy", str(large_model), "--plan", str(large_plan), "--name", "large", "--json")
+    arguments = ("deploy", str(large_model), "--plan", str(large_plan), "--name", "large", "--measure", "--json")
     with scene.without(scene.fleet.daemons[1]) as lost, scene.fleet.start(*arguments) as deploying:
         deploying.wait_for(step)
         deploying.mark()
@@ -158,7 +158,7 @@ def test_a_node_is_lost_while_deploying(scene: Scene, large_model: Path, large_p
 
 
 def test_a_node_that_nobody_needs_is_left_out(scene: Scene, large_model: Path) -> None:
-    arguments = ("deploy", str(large_model), "--name", "large", "--stages", "2", "--json")
+    arguments = ("deploy", str(large_model), "--name", "large", "--stages", "2", "--measure", "--json")
     with scene.without(scene.stages()[1]) as lost, scene.fleet.start(*arguments) as deploying:
         deploying.wait_for("places to cut")
         lost.send(signal.SIGKILL)

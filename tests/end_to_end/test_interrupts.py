@@ -37,7 +37,9 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 )
 def test_deploying(fleet: LocalFleet, model: Path, words: str, number: signal.Signals) -> None:
     before = fleet.names()
-    with fleet.start("deploy", str(model), "--name", "interrupted", "--stages", "2", "--json") as deploying:
+    with fleet.start(
+        "deploy", str(model), "--name", "interrupted", "--stages", "2", "--measure", "--json"
+    ) as deploying:
         deploying.wait_for(words)
         deploying.send(number)
         ended = deploying.wait()

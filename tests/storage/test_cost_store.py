@@ -18,7 +18,7 @@ from mesh.core.ids import NodeId, Sha256
 from mesh.core.plan import Segment
 from mesh.errors import UsageError
 from mesh.storage import cost_store
-from mesh.storage.cost_store import CORRUPT_SUFFIX, CostStore, ModelCost, decode_store, encode_store
+from mesh.storage.cost_store import CORRUPT_SUFFIX, CostStore, ModelCost, decode_store, encode_store, open_shared
 
 MODEL, OTHER = Sha256("a" * 64), Sha256("b" * 64)
 BOARD = DeviceType("Raspberry Pi 4", 4.0, "1.20.1", "4x1")
@@ -102,6 +102,78 @@ def test_figures_that_make_no_sense_are_refused(wrong: Any) -> None:
         ModelCost((0.0, 0.0), at=1.0)
     with pytest.raises(UsageError):
         store.put_segment(MODEL, replace(PART, sha256=None), BOARD, 0.1, at=1.0)
+
+
+def test_commands_at_once_keep_what_each_measured(tmp_path: Path) -> None:
+    path = tmp_path / "costs"
+    one, two = CostStore(path, is_shared=True), CostStore(path, is_shared=True)
+    one.put_model(MODEL, BOARD, COST)
+    one.put_link(ONE, TWO, LINK, at=5.0)
+    two.put_model(MODEL, LAPTOP, COST)
+    two.put_link(ONE, TWO, replace(LINK, latency_seconds=0.5), at=6.0)
+    two.put_link(TWO, ONE, LINK, at=7.0)
+    two.save()
+    one.save()
+    after = CostStore(path)
+    assert after.model(MODEL, BOARD) == after.model(MODEL, LAPTOP) == COST
+    newer, other = after.link(ONE, TWO), after.link(TWO, ONE)
+    assert newer is not None and newer.latency_seconds == 0.5 and other is not None
+    assert one.model(MODEL, LAPTOP) == COST, "and it knows it itself"
+
+
+def test_what_a_command_measured_anew_does_not_return_from_disk(tmp_path: Path) -> None:
+    path = tmp_path / "costs"
+    filled(path)
+    store = CostStore(path, is_shared=True)
+    store.put_model(MODEL, BOARD, replace(COST, at=2000.0))
+    store.save()
+    assert CostStore(path).segments_of(MODEL, BOARD) == [], "of before the new profile"
+    store.put_segment(MODEL, PART, BOARD, 0.5, at=2001.0)
+    store.forget_model(MODEL)
+    store.save()
+    assert CostStore(path).model(MODEL, BOARD) is None and CostStore(path).link(ONE, TWO) is not None
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 5), st.integers(1, 9)), max_size=12))
+def test_the_latest_figure_of_any_command_stays(
+    tmp_path_factory: pytest.TempPathFactory, puts: list[tuple[int, int, int]]
+) -> None:
+    """However commands take turns; two figures of the same moment are as good as each other."""
+    path = tmp_path_factory.mktemp("turns") / "costs"
+    stores = [CostStore(path, is_shared=True) for _ in range(3)]
+    latest: dict[int, float] = {}
+    for writer, model, at in puts:
+        known = stores[writer].model(f"{model:064d}", BOARD)
+        if known is None or known.at < at:
+            stores[writer].put_model(Sha256(f"{model:064d}"), BOARD, replace(COST, at=float(at)))
+            latest[model] = max(latest.get(model, 0.0), float(at))
+        stores[writer].save()
+    after = CostStore(path)
+    assert {model: cost.at for model in range(6) if (cost := after.model(f"{model:064d}", BOARD))} == latest
+
+
+def test_without_a_folder_of_their_own_commands_keep_figures_in_memory(tmp_path: Path) -> None:
+    made, told = open_shared(tmp_path / "some" / "where" / "costs")
+    assert told == "" and (tmp_path / "some" / "where").is_dir()
+    made.put_model(MODEL, BOARD, COST)
+    made.save()
+    assert open_shared(tmp_path / "some" / "where" / "costs")[0].model(MODEL, BOARD) == COST
+    (tmp_path / "file").write_text("in the way")
+    store, told = open_shared(tmp_path / "file" / "costs")
+    assert "not kept" in told and str(tmp_path / "file") in told
+    store.put_model(MODEL, BOARD, COST)
+    store.save()
+    assert store.model(MODEL, BOARD) == COST and not store.is_shared
+
+
+def test_a_damaged_file_of_commands_is_told_of(tmp_path: Path) -> None:
+    (tmp_path / "costs").write_bytes(b"nonsense")
+    store, told = open_shared(tmp_path / "costs")
+    assert "set aside" in told
+    store.put_model(MODEL, BOARD, COST)
+    store.save()
+    assert open_shared(tmp_path / "costs")[1] == ""
 
 
 def damaged(tmp_path: Path, data: bytes) -> CostStore:
