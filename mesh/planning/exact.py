@@ -88,7 +88,7 @@ def _plan_pipeline(problem: Problem) -> Plan | Infeasible:
     if guided is None:
         return _nothing_found(priced)
     if problem.objective is Objective.THROUGHPUT and guided.price > guided.bound * (1 + TIE):
-        limit = guided.price * (1 + TIE)
+        limit = guided.price * (1 + TIE) * (1 + problem.least_gain)
         if is_affordable(priced, limit, MAX_LIMITED_STEPS):
             return plan_exactly(priced, note, limit)
     found = plan_guided(priced, guided, note)
@@ -176,13 +176,18 @@ def plan_exactly(priced: Priced, note: str, limit: float = math.inf) -> Plan | I
 
 
 def _choose_count(searched: Searched) -> int | None:
-    """The fewest devices that reach the best price (for MEMORY: any price); None if nothing fits."""
+    """The fewest devices that reach the best price, or near enough (for MEMORY: any price); None if nothing fits."""
     prices = {count: searched.best(searched.prices, count)[0] for count in searched.priced.device_counts}
     least = min(prices.values())
     if least == math.inf:
         return None
-    enough = math.inf if searched.priced.problem.objective is Objective.MEMORY else least * (1 + TIE)
-    return next(count for count, price in prices.items() if price <= enough and price < math.inf)
+    problem = searched.priced.problem
+    if problem.objective is Objective.MEMORY:
+        return next(count for count, price in prices.items() if price < math.inf)
+    gain = problem.least_gain if problem.objective is Objective.THROUGHPUT else 0.0
+    best = next(count for count, price in prices.items() if price <= least * (1 + TIE))
+    # Each device that is left out in turn may cost as much.
+    return next(count for count, price in prices.items() if price <= least * (1 + TIE) * (1 + gain) ** (best - count))
 
 
 def plan_guided(priced: Priced, guided: Guided, note: str) -> Plan:

@@ -17,6 +17,9 @@ from mesh.core.plan import NO_LIMITS, Limits, Objective, PlanOptions
 from mesh.errors import UsageError
 from mesh.planning.space import MAX_REPLICAS, PLAIN, Space, Watts
 
+LEAST_GAIN = 0.03
+"""Less than the error of a prediction is not worth a device that may fail, and that makes every frame take longer."""
+
 
 @dataclass(frozen=True)
 class Problem:
@@ -41,6 +44,8 @@ class Problem:
     """Device that must run the last stage."""
     trusted: frozenset[NodeId] | None = None
     """The only devices that may see the frames; None for all."""
+    least_gain: float = 0.0
+    """For throughput, share by which one more device must make the plan faster; else it is left out."""
     space: Space = PLAIN
     """Replicas, variants and codecs that may be chosen, and power; nothing but cuts and devices by default."""
     names: Mapping[NodeId, str] = field(default_factory=dict)
@@ -100,6 +105,7 @@ def make_problem(
         excluded=frozenset(limits.excluded),
         head=limits.head,
         trusted=frozenset(limits.only) if limits.only else None,
+        least_gain=LEAST_GAIN,
         space=Space(max_replicas=limits.replicas, watts=watts or {}),
         names=names,
     )

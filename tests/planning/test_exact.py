@@ -25,6 +25,7 @@ from tests.planning.instances import (
     random_problem,
 )
 from tests.planning.oracle import every_plan
+from tests.planning.test_replanning import equal_boards
 
 INSTANCES = 600
 BLOCK = 100
@@ -351,3 +352,19 @@ def test_bad_problems_are_refused() -> None:
         Problem(graph, costs, node_ids(3))
     with pytest.raises(UsageError, match="costs cover 1 groups"):
         Problem(chain_graph([1, 1]), costs, devices)
+
+
+@pytest.mark.parametrize(("slower", "is_used"), [(20, False), (4, True)])
+def test_a_device_that_adds_next_to_nothing_is_left_out(slower: int, is_used: bool) -> None:
+    strong = equal_boards(3, groups=100)
+    weak = strong.devices[2]
+    known = strong.costs.devices[weak]
+    slow = dataclasses.replace(known, prefix_seconds=tuple(slower * seconds for seconds in known.prefix_seconds))
+    problem = dataclasses.replace(
+        strong, costs=dataclasses.replace(strong.costs, devices={**strong.costs.devices, weak: slow})
+    )
+    assert weak in planned(problem).devices, "it makes it faster, if only by a little"
+    answer = planned(dataclasses.replace(problem, least_gain=0.03))
+    assert (weak in answer.devices) is is_used
+    assert answer.predicted.throughput_per_s * 1.03 >= planned(problem).predicted.throughput_per_s
+    assert any("3 " in each.name for each in answer.alternatives) is not is_used, "what it would have brought is told"
