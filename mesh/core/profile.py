@@ -43,6 +43,9 @@ class SegmentTimes:
         return self.run_seconds + math.fsum(self.group_seconds[start:end]) + ends * self.cut_seconds
 
 
+EXACTLY = 1e-6
+"""Of a period: a stretch that is one by arithmetic is not missed for its rounding."""
+
 MOST_OF_A_RUN = 0.9
 """Of the whole model's time: the call of a model that computes next to nothing takes nearly all of it."""
 
@@ -76,6 +79,26 @@ def refine(group_seconds: Sequence[float], parts: Sequence[TimedPart]) -> list[f
     after = math.fsum(seconds for seconds, is_known in zip(refined, known, strict=True) if is_known)
     scale = after / before if before > 0 else 1.0
     return [seconds if is_known else seconds * scale for seconds, is_known in zip(refined, known, strict=True)]
+
+
+def steady_seconds(ends: Sequence[float], period_seconds: float, discarded_periods: int) -> float:
+    """Seconds of each of many equal runs under a CPU quota, for a process that never rests.
+
+    `ends`: when runs ended, at least two, each begun as the one before it ended. A process that has rested runs at full
+    speed until its quota is used up, and so does every period begin: what single runs take says nothing, what many take
+    depends on how often they were stopped. Any stretch of whole periods has the same share of running in it, wherever
+    in a period it begins; so runs are counted over the longest such stretch after the first periods.
+    """
+    settled = ends[0] + discarded_periods * period_seconds
+    first = min(next((index for index, end in enumerate(ends) if end >= settled), len(ends)), len(ends) - 2)
+    span = ends[-1] - ends[first]
+    whole = math.floor(span / period_seconds + EXACTLY) * period_seconds
+    if whole <= 0:
+        return span / (len(ends) - 1 - first)
+    finish = min(ends[first] + whole, ends[-1])
+    last = next(index for index, end in enumerate(ends) if end >= finish and index > first)
+    part = (finish - ends[last - 1]) / (ends[last] - ends[last - 1])
+    return (finish - ends[first]) / (last - 1 - first + part)
 
 
 def fit_segments(groups: Sequence[float], parts: Sequence[TimedPart]) -> SegmentTimes:

@@ -40,6 +40,8 @@ class Limits:
     """The least of host memory and all cgroup limits."""
     memory_available_bytes: int
     """What may still be taken without swapping, within every limit."""
+    quota_period_seconds: float = 0.0
+    """Of the quota that binds: who has used it up is stopped until the next period; 0 without one."""
 
 
 def parse_cpu_max(text: str) -> float | None:
@@ -129,16 +131,18 @@ def read_limits(root: Path = Path("/"), affinity_cores: int | None = None) -> Li
     membership = parse_membership(_read(root, "proc/self/cgroup"))
     mounts = parse_cgroup_mounts(_read(root, "proc/self/mountinfo"))
     cores = float(count_cores() if affinity_cores is None else affinity_cores)
+    period_seconds = 0.0
     for version, folder in cgroup_folders("cpu", membership, mounts):
         granted = _read_cores(root, version, folder)
-        cores = cores if granted is None else min(cores, granted)
+        if granted is not None and granted <= cores:
+            cores, period_seconds = granted, _read_period(root, version, folder)
     memory_bytes, available_bytes = _read_host_memory(root)
     for version, folder in cgroup_folders("memory", membership, mounts):
         limit, used = _read_memory(root, version, folder)
         if limit is not None:
             memory_bytes = min(memory_bytes, limit)
             available_bytes = min(available_bytes, max(0, limit - used))
-    return Limits(cores, memory_bytes, min(available_bytes, memory_bytes))
+    return Limits(cores, memory_bytes, min(available_bytes, memory_bytes), period_seconds)
 
 
 def count_cores() -> int:
@@ -152,6 +156,12 @@ def _read_cores(root: Path, version: int, folder: str) -> float | None:
     if version == 2:
         return parse_cpu_max(_read(root, folder, "cpu.max"))
     return parse_cfs_quota(_read(root, folder, "cpu.cfs_quota_us"), _read(root, folder, "cpu.cfs_period_us"))
+
+
+def _read_period(root: Path, version: int, folder: str) -> float:
+    """Seconds; of a folder whose quota has been read."""
+    text = _read(root, folder, "cpu.max" if version == 2 else "cpu.cfs_period_us")
+    return (_integer(text.split()[-1]) or 0) / 1e6 if text.split() else 0.0
 
 
 def _read_memory(root: Path, version: int, folder: str) -> tuple[int | None, int]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mesh.core.fleet import Handling, Link
+from mesh.core.profile import steady_seconds
 from mesh.core.report import Echo, MeasuredModel
 from mesh.core.tensor import blank_tensor
 from mesh.engines.contract import Engine, LoadOptions, Session
@@ -31,6 +32,15 @@ MEMORY_FACTOR = 2.0
 
 MIN_MODEL_RUNS = 3
 MAX_MODEL_RUNS = 30
+
+DISCARDED_PERIODS = 3
+"""Of a CPU quota: the first one may begin with a quota that nobody has used."""
+
+COUNTED_PERIODS = 20
+"""Whole ones are counted, so that few would do; more even out what else the machine does. 2 s of the usual 0.1 s."""
+
+STEADY_MOST_S = 6.0
+"""Periods of up to a second are possible; then fewer are counted."""
 
 MEASURE_LIMIT_S = 60.0
 """Over the budget, for loading and for a run that is under way when the budget is spent; what needs more hangs."""
@@ -79,9 +89,12 @@ def _handling(small: list[float], large: list[float]) -> Handling:
 
 
 async def measure_model(
-    engine: Engine, model: bytes | Path, options: LoadOptions, budget_seconds: float
+    engine: Engine, model: bytes | Path, options: LoadOptions, budget_seconds: float, period_seconds: float = 0.0
 ) -> MeasuredModel:
     """Median seconds of one run on blank inputs; at least `MIN_MODEL_RUNS` runs, then until the budget is spent.
+
+    Under a CPU quota with this period, 0 for none: what a run takes where one follows another without end, over so many
+    periods as that needs, however small the budget.
 
     Raises `LoadFailed`, `EngineError` where a run fails or kills its engine, `Timeout` where it does not end, or
     `ModelUnsupported` where inputs cannot be made up.
@@ -90,7 +103,10 @@ async def measure_model(
     given_up = threading.Event()
     try:
         async with asyncio.timeout(budget_seconds + MEASURE_LIMIT_S):
-            return await asyncio.to_thread(_measure_model, engine, model, options, budget_seconds, loaded, given_up)
+            session = await asyncio.to_thread(_load, engine, model, options, loaded, given_up)
+            if period_seconds > 0:
+                return await asyncio.to_thread(_measure_steadily, session, period_seconds)
+            return await asyncio.to_thread(_measure_runs, session, budget_seconds)
     except TimeoutError:
         raise Timeout(f"the model was not measured within {budget_seconds + MEASURE_LIMIT_S:g} s") from None
     finally:
@@ -99,18 +115,17 @@ async def measure_model(
             session.close()
 
 
-def _measure_model(
-    engine: Engine,
-    model: bytes | Path,
-    options: LoadOptions,
-    budget_seconds: float,
-    loaded: list[Session],
-    given_up: threading.Event,
-) -> MeasuredModel:
+def _load(
+    engine: Engine, model: bytes | Path, options: LoadOptions, loaded: list[Session], given_up: threading.Event
+) -> Session:
     session = engine.load(model, options)
     loaded.append(session)
     if given_up.is_set():
         session.close()
+    return session
+
+
+def _measure_runs(session: Session, budget_seconds: float) -> MeasuredModel:
     feeds = [blank_tensor(spec) for spec in session.inputs]
     session.run(feeds)  # the first run allocates
     runs: list[float] = []
@@ -120,3 +135,14 @@ def _measure_model(
         session.run(feeds)
         runs.append(time.perf_counter() - started)
     return MeasuredModel(statistics.median(runs), len(runs))
+
+
+def _measure_steadily(session: Session, period_seconds: float) -> MeasuredModel:
+    feeds = [blank_tensor(spec) for spec in session.inputs]
+    session.run(feeds)  # the first run allocates
+    ends = [time.perf_counter()]
+    needed_s = min((DISCARDED_PERIODS + COUNTED_PERIODS) * period_seconds, STEADY_MOST_S)
+    while len(ends) <= MIN_MODEL_RUNS or ends[-1] - ends[0] < needed_s:
+        session.run(feeds)
+        ends.append(time.perf_counter())
+    return MeasuredModel(steady_seconds(ends, period_seconds, DISCARDED_PERIODS), len(ends) - 1)

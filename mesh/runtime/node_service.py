@@ -33,6 +33,7 @@ from mesh.errors import (
     StaleGeneration,
     UsageError,
 )
+from mesh.hardware.limits import read_limits
 from mesh.runtime.content_fetch import store_content
 from mesh.runtime.deployment_driver import DeploymentDriver, Fetch
 from mesh.runtime.edge_receiver import EdgeReceiver, ResultsSender, ServerLink
@@ -121,7 +122,8 @@ class NodeService:
         async with self._measuring:  # two at once would measure each other
             path = await asyncio.to_thread(self._content.path, digest)
             await self._check_memory(path)
-            return await measure_model(self._engine, path, self._options, budget_seconds)
+            period_s = (await asyncio.to_thread(read_limits)).quota_period_seconds
+            return await measure_model(self._engine, path, self._options, budget_seconds, period_s)
 
     async def profile_model(self, sha256: str, parts: Sequence[str], budget_seconds: float) -> ModelProfile:
         """Empty where the engine has no profiler."""

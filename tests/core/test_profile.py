@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mesh.core.profile import TimedPart, fit_segments, refine
+from mesh.core.profile import TimedPart, fit_segments, refine, steady_seconds
 
 GROUPS = [1.0, 3.0, 2.0, 2.0]
 
@@ -52,3 +54,43 @@ def test_of_overlapping_parts_the_later_one_counts() -> None:
 def test_parts_outside_the_groups_are_passed_over_and_empty_ones_are_shared_evenly() -> None:
     assert refine([1.0, 1.0], [TimedPart(1, 5, 4.0), TimedPart(-1, 1, 4.0)]) == [1.0, 1.0]
     assert refine([0.0, 0.0, 1.0], [TimedPart(0, 2, 4.0)])[:2] == [2.0, 2.0]
+
+
+def ends_under_a_quota(cpu_seconds: float, share: float, phase: float, rested: bool, runs: int) -> list[float]:
+    """When runs end, in periods, for a process that may run at the beginning of each and is then stopped."""
+    ends, now = [phase], phase
+    left = share if rested else max(0.0, share - phase)
+    for _ in range(runs):
+        to_do = cpu_seconds
+        while to_do > left:
+            to_do -= left
+            now, left = float(int(now + 1e-9) + 1), share
+        now, left = now + to_do, left - to_do
+        ends.append(now)
+    return ends
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.floats(0.002, 3.0),
+    st.floats(0.05, 0.95),
+    st.floats(0, 0.999),
+    st.booleans(),
+    st.sampled_from([0.01, 0.1]),
+)
+def test_under_a_quota_a_run_takes_what_it_takes_a_process_that_never_rests(
+    cpu: float, share: float, phase: float, rested: bool, period_s: float
+) -> None:
+    """Whatever the phase, and however much of the first period ran at full speed; within a run of all."""
+    ends = ends_under_a_quota(cpu, share, phase, rested, max(4, int(24 * share / cpu) + 2))
+    found = steady_seconds([end * period_s for end in ends], period_s, 3)
+    counted = (ends[-1] - ends[0] - 4) * share / cpu
+    assert found == pytest.approx(cpu / share * period_s, rel=max(0.05, 1.2 / max(counted, 1)))
+
+
+def test_a_burst_within_one_period_is_not_taken_for_the_pace() -> None:
+    ends = ends_under_a_quota(0.01, 0.2, 0.0, True, 24 * 20)
+    singles = sorted(after - before for before, after in pairwise(ends))
+    assert singles[len(singles) // 2] == pytest.approx(0.01), "as most runs are"
+    assert steady_seconds(ends, 1.0, 3) == pytest.approx(0.05, rel=0.01)
+    assert steady_seconds([0.0, 0.5], 0.1, 3) == pytest.approx(0.5), "one run that is longer than a period"

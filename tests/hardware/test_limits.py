@@ -129,7 +129,7 @@ def test_version_2_takes_the_least_of_all_ancestors(tmp_path: Path) -> None:
         },
     )
     limits = read_limits(root, affinity_cores=4)
-    assert limits.cores == 0.5
+    assert (limits.cores, limits.quota_period_seconds) == (0.5, 0.1)
     assert limits.memory_bytes == 768 * MIB
     assert limits.memory_available_bytes == (1024 - 700 + 200) * MIB
 
@@ -151,7 +151,7 @@ def test_version_1(tmp_path: Path) -> None:
         },
     )
     limits = read_limits(root, affinity_cores=2)
-    assert limits.cores == 0.4
+    assert (limits.cores, limits.quota_period_seconds) == (0.4, 0.01)
     assert limits.memory_bytes == 512 * MIB
     assert limits.memory_available_bytes == 0
 
@@ -194,6 +194,7 @@ def test_affinity_below_the_quota_counts(tmp_path: Path) -> None:
     }
     limits = read_limits(machine(tmp_path, files), affinity_cores=1)
     assert (limits.cores, limits.memory_bytes, limits.memory_available_bytes) == (1.0, 8 * GIB, 6 * GIB)
+    assert limits.quota_period_seconds == 0, "a quota that does not bind stops nobody"
 
 
 def test_this_machine() -> None:
