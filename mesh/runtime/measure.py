@@ -93,7 +93,7 @@ async def measure_model(
 ) -> MeasuredModel:
     """Median seconds of one run on blank inputs; at least `MIN_MODEL_RUNS` runs, then until the budget is spent.
 
-    Under a CPU quota with this period, 0 for none: what a run takes where one follows another without end, over so many
+    Under a CPU quota with this period, 0 for none: what a run takes where one follows another without end, over as many
     periods as that needs, however small the budget.
 
     Raises `LoadFailed`, `EngineError` where a run fails or kills its engine, `Timeout` where it does not end, or
@@ -105,7 +105,7 @@ async def measure_model(
         async with asyncio.timeout(budget_seconds + MEASURE_LIMIT_S):
             session = await asyncio.to_thread(_load, engine, model, options, loaded, given_up)
             if period_seconds > 0:
-                return await asyncio.to_thread(_measure_steadily, session, period_seconds)
+                return await asyncio.to_thread(_measure_steadily, session, budget_seconds, period_seconds)
             return await asyncio.to_thread(_measure_runs, session, budget_seconds)
     except TimeoutError:
         raise Timeout(f"the model was not measured within {budget_seconds + MEASURE_LIMIT_S:g} s") from None
@@ -137,11 +137,11 @@ def _measure_runs(session: Session, budget_seconds: float) -> MeasuredModel:
     return MeasuredModel(statistics.median(runs), len(runs))
 
 
-def _measure_steadily(session: Session, period_seconds: float) -> MeasuredModel:
+def _measure_steadily(session: Session, budget_seconds: float, period_seconds: float) -> MeasuredModel:
     feeds = [blank_tensor(spec) for spec in session.inputs]
     session.run(feeds)  # the first run allocates
     ends = [time.perf_counter()]
-    needed_s = min((DISCARDED_PERIODS + COUNTED_PERIODS) * period_seconds, STEADY_MOST_S)
+    needed_s = max(budget_seconds, min((DISCARDED_PERIODS + COUNTED_PERIODS) * period_seconds, STEADY_MOST_S))
     while len(ends) <= MIN_MODEL_RUNS or ends[-1] - ends[0] < needed_s:
         session.run(feeds)
         ends.append(time.perf_counter())
