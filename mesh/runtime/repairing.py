@@ -21,7 +21,7 @@ from mesh.control.repair import repair
 from mesh.core.ids import NodeId
 from mesh.core.plan import Deployment, Fence
 from mesh.core.report import DeploymentReport
-from mesh.errors import DeploymentNotFound, MeshError, NodeLost, NotFound, Refused
+from mesh.errors import DeploymentNotFound, MeshError, NodeLost, NotFound, Refused, Timeout
 from mesh.runtime.supervise import together
 from mesh.wire.channel import NodeClient
 
@@ -31,6 +31,13 @@ ASK_TIMEOUT_S = 0.7
 SUSPECT_ASK_TIMEOUT_S = 0.3
 """For the node that broke the path: it was given its time to speak already, and everybody waits for this answer. One
 that answers later after all is asked again where nobody can take its place."""
+
+PATIENT_ASK_TIMEOUT_S = 2.0
+"""For a node other than the suspect where nobody can take over without it: a saturated board answers late."""
+
+PATIENCE_S = 6.0
+"""Silent nodes other than the suspect are asked again for so long where nobody can take over without them: to give up
+ends the stream, which is worse than any wait."""
 
 POLL_S = 0.1
 """Between two looks at a generation that somebody else is putting in force, or a node that is starting again."""
@@ -56,6 +63,8 @@ class _Seen:
 
     answers: Mapping[NodeId, tuple[DeploymentReport, ...]]
     """Of those that answered."""
+    gone: Collection[NodeId]
+    """Those that cannot be reached or do not want to answer. Others that are silent may only be busy."""
     newest: Deployment
 
     def state(self, node: NodeId, key: Key) -> str | None:
@@ -76,6 +85,42 @@ class _Seen:
         return [node for node in deployment.plan.devices if not self.is_active(node, key)]
 
 
+@dataclass(slots=True)
+class _Search:
+    """One search for a generation that goes on. Mutable; owned by `Repairer.recover`."""
+
+    told: str
+    """The address of the node that broke the path; empty where none is named."""
+    blamed: Collection[NodeId]
+    """Left out however they answer."""
+    excluded: set[NodeId]
+    """Those, and who could not take a part."""
+    suspect: str
+    """As `told` while it gets less time than others to answer."""
+    is_patient: bool = False
+    is_forgiven: bool = False
+
+    def ask_timeout_s(self, address: str) -> float:
+        if address == self.suspect:
+            return SUSPECT_ASK_TIMEOUT_S
+        return PATIENT_ASK_TIMEOUT_S if self.is_patient and address != self.told else ASK_TIMEOUT_S
+
+    def may_look_again(self, seen: _Seen, waited_s: float) -> bool:
+        """Whether another look may show somebody who can take over, now that this one does not."""
+        if self.suspect:
+            self.suspect = ""  # it may only have been slow to answer
+            return True
+        addresses = seen.newest.addresses
+        silent = [node for node in addresses if node not in seen.answers and node not in seen.gone]
+        if any(addresses[node] != self.told for node in silent) and waited_s < PATIENCE_S:
+            self.is_patient = True
+            return True
+        if self.excluded != self.blamed and not self.is_forgiven:  # who failed to take a part may only have been busy
+            self.excluded, self.is_forgiven = set(self.blamed), True
+            return True
+        return False
+
+
 class Repairer:
     """`client` gives the connection to an address; `resolve` looks beyond the nodes that a deployment names."""
 
@@ -92,14 +137,16 @@ class Repairer:
         `error` is what broke, None where the generation is only being drained. Raises `NodeLost` where a stage has
         nobody left to run it, `DeploymentNotFound` where the deployment was removed.
         """
-        excluded = self._blame(deployment, error)
-        suspect = error.address if isinstance(error, NodeLost) else ""
+        blamed = self._blame(deployment, error)
+        told = error.address if isinstance(error, NodeLost) else ""
+        searching = _Search(told, blamed, set(blamed), told)
         loop = asyncio.get_running_loop()
         began = loop.time()
         attempts = 0
         tried = deployment.fence
         while True:
-            seen = await self._look(deployment, suspect)
+            seen = await self._look(deployment, searching.ask_timeout_s)
+            excluded = searching.excluded
             missing = seen.missing(seen.newest)
             is_same = seen.newest.fence == deployment.fence
             if not missing and not excluded.intersection(seen.newest.plan.devices):
@@ -114,8 +161,7 @@ class Repairer:
             silent = [node for node in seen.newest.addresses if node not in seen.answers]
             repaired = repair(seen.newest, excluded.union(missing, silent))
             if repaired is None:
-                if suspect:
-                    suspect = ""  # it may only have been slow to answer
+                if searching.may_look_again(seen, waited_s):
                     continue
                 if starting and waited_s < RESTORE_WAIT_S:
                     await asyncio.sleep(POLL_S)
@@ -144,25 +190,28 @@ class Repairer:
 
     # Looking --------------------------------------------------------------------------------------
 
-    async def _look(self, deployment: Deployment, suspect: str) -> _Seen:
+    async def _look(self, deployment: Deployment, timeout_s: Callable[[str], float]) -> _Seen:
+        """`timeout_s` of an address: for that node to answer."""
         answers: dict[NodeId, tuple[DeploymentReport, ...]] = {}
+        gone: set[NodeId] = set()
         newest = deployment
         asked: set[NodeId] = set()
+
+        async def ask(node: NodeId, address: str) -> None:
+            try:
+                reports, _ = await self._client(address).list_deployments(newest.name, timeout_s(address))
+                answers[node] = tuple(reports)
+            except Timeout:
+                return  # silent; counted as lost, by name, where it matters
+            except MeshError:
+                gone.add(node)
+
         while to_ask := [node for node in newest.addresses if node not in asked]:
             asked.update(to_ask)
-            found = await asyncio.gather(*(self._ask(newest.addresses[node], newest.name, suspect) for node in to_ask))
-            answers.update({node: told for node, told in zip(to_ask, found, strict=True) if told is not None})
-            reports = [report for told in answers.values() for report in told]
+            await asyncio.gather(*(ask(node, newest.addresses[node]) for node in to_ask))
+            reports = [report for held in answers.values() for report in held]
             newest = max((newest, *(report.deployment for report in reports)), key=lambda known: known.fence)
-        return _Seen(answers, newest)
-
-    async def _ask(self, address: str, name: str, suspect: str) -> tuple[DeploymentReport, ...] | None:
-        timeout_s = SUSPECT_ASK_TIMEOUT_S if address == suspect else ASK_TIMEOUT_S
-        try:
-            reports, _ = await self._client(address).list_deployments(name, timeout_s)
-        except MeshError:
-            return None  # counted as lost, by name, where it matters
-        return tuple(reports)
+        return _Seen(answers, gone, newest)
 
     async def _further(self, deployment: Deployment) -> Deployment:
         """Look among all nodes: the generation that replaced this one may share no node with it."""

@@ -11,13 +11,14 @@ from typing import Any
 
 import pytest
 
-from mesh.control.deployments import key_of
+from mesh.control.deployments import Key, key_of
 from mesh.control.repair import choose_standbys
 from mesh.control.timing import DRAIN_TIMEOUT_S
 from mesh.core.plan import Deployment, Fence
 from mesh.errors import DeploymentNotFound, NodeLost, Timeout
+from mesh.runtime import repairing
 from mesh.runtime.frame_stream import FrameStream, StreamOptions
-from mesh.runtime.repairing import ASK_TIMEOUT_S, SUSPECT_ASK_TIMEOUT_S, Repairer
+from mesh.runtime.repairing import ASK_TIMEOUT_S, PATIENT_ASK_TIMEOUT_S, SUSPECT_ASK_TIMEOUT_S, Repairer
 from mesh.wire.channel import NodeClient
 from tests.runtime.fake_mesh import FakeMesh, FakeNode, open_mesh
 from tests.runtime.fake_models import FIRST, chain, digest_of, make_deployment, until, values_of, vector
@@ -134,18 +135,19 @@ async def test_a_node_that_only_its_neighbour_cannot_reach_is_left_out_the_secon
 
 
 class _Slow:
-    """The connection to a node that needs longer for its answer than one that is suspected gets."""
+    """The connection to a node that needs so long for its answer."""
 
-    def __init__(self, client: NodeClient, asked: list[float]) -> None:
+    def __init__(self, client: NodeClient, asked: list[float], needs_s: float = ASK_TIMEOUT_S) -> None:
         self._client = client
         self._asked = asked
+        self._needs_s = needs_s
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._client, name)
 
     async def list_deployments(self, name: str, timeout_s: float) -> Any:
         self._asked.append(timeout_s)
-        if timeout_s < ASK_TIMEOUT_S:
+        if timeout_s < self._needs_s:
             raise Timeout("slow")
         return await self._client.list_deployments(name, timeout_s)
 
@@ -173,6 +175,68 @@ async def test_who_broke_the_path_is_waited_for_only_where_nobody_can_take_over(
     assert asked == [SUSPECT_ASK_TIMEOUT_S, *([] if has_standbys else [ASK_TIMEOUT_S])]
     assert (fleet.nodes[1].node_id in recovered.plan.devices) == (not has_standbys)
     assert await compute(fleet, recovered, 1.0) == [4.0]
+
+
+@pytest.mark.parametrize("is_told", [True, False])
+async def test_busy_nodes_are_waited_for_where_nobody_can_take_over_without_them(
+    fleet: FakeMesh, is_told: bool
+) -> None:
+    deployment = await put(fleet, fleet.nodes[:3])
+    await hold_content(fleet, deployment)
+    await crash(fleet.nodes[1])
+    asked: list[float] = []
+
+    def connect(address: str) -> Any:
+        client = fleet.client(address)
+        is_dead = address == fleet.nodes[1].address
+        return client if is_dead else _Slow(client, asked, PATIENT_ASK_TIMEOUT_S)
+
+    lost = NodeLost("gone")
+    lost.address = fleet.nodes[1].address if is_told else ""
+    repaired = await Repairer(connect, None, fleet.tasks.spawn).recover(deployment, lost)
+    assert repaired.plan.stages[1].devices == (fleet.nodes[3].node_id,)
+    assert max(asked) == PATIENT_ASK_TIMEOUT_S
+    assert await compute(fleet, repaired, 1.0) == [4.0]
+
+
+async def test_silence_for_good_is_given_up(fleet: FakeMesh, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(repairing, "PATIENCE_S", 0.05)
+    deployment = await put(fleet, fleet.nodes[:3])
+    repairer = Repairer(lambda address: _Slow(fleet.client(address), [], 60.0), None, fleet.tasks.spawn)  # type: ignore[arg-type,return-value]
+    with pytest.raises(NodeLost, match="nobody can take over"):
+        await repairer.recover(deployment, NodeLost("gone"))
+
+
+async def test_who_was_too_busy_to_take_its_part_is_asked_once_more(fleet: FakeMesh) -> None:
+    deployment = await put(fleet, fleet.nodes[:3])
+    await hold_content(fleet, deployment)
+    await crash(fleet.nodes[1])
+    busy = [fleet.nodes[index].address for index in (0, 2, 3)]
+
+    class Busy:
+        def __init__(self, client: NodeClient) -> None:
+            self._client = client
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._client, name)
+
+        async def activate(self, key: Key) -> None:
+            if self._client is fleet.nodes[3].client and busy:
+                busy.clear()
+                raise Timeout("busy")
+            await self._client.activate(key)
+
+    standbys = ((), (fleet.nodes[3].node_id,), ())
+    deployment = replace(deployment, standbys=standbys, fence=Fence(FIRST.term, FIRST.generation + 1))
+    alive = [fleet.nodes[index] for index in (0, 2)]
+    for node in alive:
+        await node.client.prepare(deployment)
+        await node.client.activate(key_of(deployment))
+    repairer = Repairer(lambda address: Busy(fleet.client(address)), None, fleet.tasks.spawn)  # type: ignore[arg-type,return-value]
+    repaired = await repairer.recover(deployment, NodeLost("gone"))
+    assert not busy
+    assert repaired.plan.stages[1].devices == (fleet.nodes[3].node_id,)
+    assert await compute(fleet, repaired, 1.0) == [4.0]
 
 
 async def test_what_was_removed_is_not_brought_back(fleet: FakeMesh) -> None:
