@@ -116,6 +116,11 @@ def _made_at_the_head(graph: Graph) -> Graph:
     return replace(graph, cuts=tuple(replace(cut, bytes=0) if cut.position == 0 else cut for cut in graph.cuts))
 
 
+def uncut(problem: Problem) -> Problem:
+    """The same with the model in one piece: for one whose cuts cannot be proven equal to the whole."""
+    return replace(problem, graph=replace(problem.graph, cuts=(problem.graph.cuts[0], problem.graph.cuts[-1])))
+
+
 def check_options(options: PlanOptions, names: Mapping[NodeId, str]) -> None:
     """Raises `UsageError` for wishes that contradict each other, whatever the model and the costs are."""
     limits, head = options.limits, options.limits.head

@@ -257,7 +257,12 @@ def correct(costs: Costs, devices: Sequence[NodeId], factors: Mapping[NodeId, fl
     scaled = {}
     for device, known in costs.devices.items():
         factor = factors.get(device, common if device in devices else 1.0)
-        scaled[device] = replace(known, prefix_seconds=tuple(factor * seconds for seconds in known.prefix_seconds))
+        scaled[device] = replace(
+            known,
+            prefix_seconds=tuple(factor * seconds for seconds in known.prefix_seconds),
+            run_seconds=factor * known.run_seconds,
+            cut_seconds=factor * known.cut_seconds,
+        )
     return replace(costs, devices=scaled)
 
 

@@ -151,6 +151,8 @@ class Coordinator:
         deployment: Deployment = await deploying.activate(
             nodes, planned, DeploymentName(name), fence, progress, cause=cause
         )
+        if len(deployment.plan.stages) < len(planned.plan.stages):
+            planned = planned.given_up_for(deployment.plan)
         self._planned[deployment.name] = (deployment.fence, planned)
         await carry_through(self._retire(nodes, _generations(nodes, name), progress), RETIRE_LIMIT_S)
         return deployment

@@ -40,7 +40,7 @@ from mesh.planning.exact import plan as solve
 from mesh.planning.explain import explain
 from mesh.planning.predict import with_costs
 from mesh.planning.problem import Infeasible as NoPlan
-from mesh.planning.problem import Problem, check_options, make_problem
+from mesh.planning.problem import Problem, check_options, make_problem, uncut
 from mesh.planning.validate import problems
 from mesh.runtime.coordinator import Progress
 from mesh.runtime.costing import measure_costs
@@ -69,9 +69,14 @@ class Planned:
     graph: Graph
     plan: Plan
     whole: Plan | None = None
-    """On one device, for when `plan` has cuts that cannot be proven; None where whoever asked wants the cuts."""
+    """Without cuts, for when those of `plan` cannot be proven; None where whoever asked wants the cuts."""
     problem: Problem | None = None
     """What `plan` answers; kept to hold the plan against, and to plan again."""
+
+    def given_up_for(self, whole: Plan) -> Planned:
+        """`whole` instead, after the cuts of `plan` could not be proven: what replaces it later has none either."""
+        problem = None if self.problem is None else uncut(self.problem)
+        return replace(self, plan=whole, whole=None, problem=problem)
 
 
 # Planning -----------------------------------------------------------------------------------------
@@ -108,7 +113,7 @@ async def make_plan(
         found = replace(found, explanation=await asyncio.to_thread(explain, problem, found))
     whole = None
     if len(found.stages) > 1 and options.stages is None:
-        alone = await asyncio.to_thread(solve, replace(problem, stages=1))
+        alone = await asyncio.to_thread(solve, uncut(problem))
         whole = None if isinstance(alone, NoPlan) else alone
     return Planned(model, graph, found, whole, problem)
 
@@ -251,7 +256,7 @@ async def _cut_and_prove(
         if planned.whole is None:
             raise
         progress(f"not cut, but whole on one device: {error}")
-        return await asyncio.to_thread(_cut, replace(planned, plan=planned.whole))
+        return await asyncio.to_thread(_cut, planned.given_up_for(planned.whole))
     return plan, parts
 
 

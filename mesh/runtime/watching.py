@@ -22,10 +22,10 @@ from mesh.core.costs import DeviceType, type_of
 from mesh.core.ids import DeploymentName, NodeId, Sha256
 from mesh.core.plan import Deployment, Plan, PlanOptions
 from mesh.core.report import StageReport
-from mesh.errors import MeshError, UsageError
+from mesh.errors import MeshError, ModelInvalid, UsageError, VerificationFailed
 from mesh.model.read import SourceModel, read_model_bytes
 from mesh.model.summarise import summarise
-from mesh.planning.problem import Problem, make_problem
+from mesh.planning.problem import Problem, make_problem, uncut
 from mesh.planning.replanning import SLACK, Improved, improve, moved_bytes, price
 from mesh.planning.verifying import MARGIN, PAUSE_S, CorrectCosts, Keep, Replan, RollBack, Watched, verify, watch
 from mesh.runtime.coordinator import Coordinator
@@ -246,6 +246,10 @@ class Watch:
         planned = Planned(known.model, problem.graph, improved.plan, problem=known.problem)
         try:
             replaced = await self._coordinator.replace(known.deployment, planned, cause, _ignore)
+        except (ModelInvalid, VerificationFailed) as error:  # as when it was deployed; a daemon before this one knew
+            known.problem = uncut(known.problem)
+            self._coordinator.tell(name, f"{cause}; its cuts cannot be proven and are not tried again: {error}")
+            return
         except MeshError as error:
             known.quiet_until = time.monotonic() + FAILED_PAUSE_S
             self._coordinator.tell(name, f"{cause}; this could not be put in force: {error}")

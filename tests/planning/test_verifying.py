@@ -272,4 +272,7 @@ def test_devices_not_in_use_share_what_all_in_use_have_in_common() -> None:
     costs = correct(problem.costs, problem.devices, {first: 1.2, second: 3.0})
     whole = [costs.device(d).whole_model_seconds / 0.004 for d in (first, second, third)]
     assert whole == pytest.approx([1.2, 3.0, 1.2])
+    calls = {node: replace(known, run_seconds=0.01, cut_seconds=0.001) for node, known in problem.costs.devices.items()}
+    slower = correct(replace(problem.costs, devices=calls), problem.devices, {first: 3.0}).device(first)
+    assert slower.seconds(1, 3) == pytest.approx(3 * calls[first].seconds(1, 3))
     assert correct(problem.costs, problem.devices, {first: 0.5}).device(third).whole_model_seconds == 0.004

@@ -13,13 +13,13 @@ import pytest
 from mesh.core.costs import Costs, DeviceCosts, type_of
 from mesh.core.fleet import Capabilities, Link, NodeState, Provider
 from mesh.core.ids import DeploymentName, NodeId, Sha256
-from mesh.core.plan import Deployment, Fence, Plan
+from mesh.core.plan import Deployment, Fence, Limits, Objective, Plan
 from mesh.core.report import DeploymentReport, NodeView, StageReport
-from mesh.errors import MeshError, NodeLost
+from mesh.errors import MeshError, NodeLost, VerificationFailed
 from mesh.model.read import read_model_bytes
 from mesh.model.summarise import summarise
 from mesh.planning.exact import plan as solve
-from mesh.planning.problem import Problem
+from mesh.planning.problem import Problem, uncut
 from mesh.runtime import watching
 from mesh.runtime.deploying import Planned
 from mesh.runtime.fleet import Answered
@@ -239,6 +239,30 @@ async def test_a_device_that_came_back_is_used_again(monkeypatch: pytest.MonkeyP
     assert "every device back" in cause
 
 
+async def test_cuts_that_cannot_be_proven_are_not_tried_again() -> None:
+    """A model that runs whole because its cuts could not be proven; the coordinator has been restarted since."""
+    praised = make_problem({NODES[0]: 1 / 3})
+    found = solve(uncut(praised))
+    assert isinstance(found, Plan)
+    assert (found.devices, found.forced) == ((NODES[0],), False)
+    notes = Notes(deploy(TRUTH, plan=found), praised, refusal=VerificationFailed("the parts differ"))
+    watch = watch_over(notes)
+    await look(notes, watch, 10)
+    (text,) = [text for text in notes.told if "not tried again" in text]
+    assert "the parts differ" in text
+
+
+async def test_what_runs_whole_for_want_of_a_proof_moves_to_a_better_device() -> None:
+    """One device was praised; the plan was made without cuts, and so is the one that replaces it."""
+    wrong = uncut(make_problem({NODES[0]: 0.6, NODES[1]: 1 / 3}))
+    notes = Notes(deploy(wrong), wrong)
+    await look(notes, watch_over(notes))
+    ((planned, cause),) = notes.replaced
+    assert len(planned.plan.stages) == 1
+    assert planned.plan.devices == (NODES[0],)
+    assert "board-1 takes" in cause
+
+
 async def test_what_cannot_be_put_in_force_is_told_and_left() -> None:
     wrong = make_problem({NODES[1]: 1 / 3})
     notes = Notes(deploy(wrong), wrong, refusal=NodeLost("it fell off the shelf"))
@@ -246,19 +270,44 @@ async def test_what_cannot_be_put_in_force_is_told_and_left() -> None:
     assert len([text for text in notes.told if "fell off the shelf" in text]) == 1
 
 
+def filled_store(problem: Problem) -> CostStore:
+    """What a coordinator measured before it was restarted."""
+    store = CostStore()
+    for node in NODES:
+        prefix = problem.costs.device(node).prefix_seconds
+        seconds = tuple(after - before for before, after in pairwise(prefix))
+        store.put_model(MODEL.sha256, type_of(capabilities(node)), ModelCost(seconds, 1.0, True, 1.0))
+    for pair, link in problem.costs.links.items():
+        store.put_link(*pair, link, 1.0)
+    return store
+
+
 async def test_a_restarted_coordinator_reads_model_and_costs_again() -> None:
     wrong = make_problem({NODES[1]: 1 / 3})
     notes = Notes(deploy(wrong), wrong, forgets=True)
-    store = CostStore()
-    for node in NODES:
-        prefix = wrong.costs.device(node).prefix_seconds
-        seconds = tuple(after - before for before, after in pairwise(prefix))
-        store.put_model(MODEL.sha256, type_of(capabilities(node)), ModelCost(seconds, 1.0, True, 1.0))
-    for pair, link in wrong.costs.links.items():
-        store.put_link(*pair, link, 1.0)
-    await look(notes, watch_over(notes, store))
+    await look(notes, watch_over(notes, filled_store(wrong)))
     ((_, cause),) = notes.replaced
     assert "board-1 takes" in cause
+
+
+@pytest.mark.parametrize("objective", list(Objective)[:2])
+async def test_a_restarted_coordinator_keeps_to_what_was_asked_for(objective: Objective) -> None:
+    """The pin and the exclusion forbid what would be best: the third device, and the second one first."""
+    limits = Limits(excluded=(NODES[2],), head=NODES[0])
+    praised = make_problem({NODES[1]: 1 / 6, NODES[0]: 0.5, NODES[2]: 0.1})
+    wrong = replace(praised, objective=objective, excluded=frozenset(limits.excluded), head=limits.head)
+    before = deploy(wrong)
+    assert (before.plan.limits, before.plan.objective) == (limits, objective)
+    notes = Notes(before, wrong, forgets=True)
+    watch = watch_over(notes, filled_store(praised))
+    await look(notes, watch, 12)
+    problem = watch._known[NAME].problem
+    assert (problem.limits, problem.objective) == (limits, objective)
+    assert any("costs corrected: board-" in text for text in notes.told)
+    assert bool(notes.replaced) == (objective is Objective.THROUGHPUT), "alone on the pinned one is soonest answered"
+    for planned, _ in notes.replaced:
+        assert planned.plan.stages[0].devices == (NODES[0],)
+        assert NODES[2] not in planned.plan.devices
 
 
 @pytest.mark.parametrize(("holds", "why"), [(False, "no node holds the whole model"), (True, "is missing")])
