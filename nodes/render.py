@@ -133,7 +133,7 @@ def _changed_at(report: DeploymentReport) -> float:
 
 
 def status_table(reports: Sequence[DeploymentReport]) -> str:
-    header = ("NAME", "STATE", "GENERATION", "STAGES", "FRAMES", "FRAMES/S", "NODES")
+    header = ("NAME", "STATE", "GENERATION", "STAGES", "FRAMES", "FRAMES/S", "PREDICTED", "NODES")
     rows = [
         (
             report.deployment.name,
@@ -142,6 +142,7 @@ def status_table(reports: Sequence[DeploymentReport]) -> str:
             str(len(report.deployment.plan.stages)),
             str(sum(stage.frames for stage in _last_stage(report))),
             f"{sum(stage.throughput_per_s for stage in _last_stage(report)):.1f}",
+            f"{report.deployment.plan.predicted.throughput_per_s:.1f}",
             ", ".join("|".join(device[:8] for device in stage.devices) for stage in report.deployment.plan.stages),
         )
         for report in reports

@@ -63,6 +63,9 @@ PAUSE_S = 20.0
 FULL_SHARE = 0.85
 """A stage that is busy for so much of the time sets the pace; the rest is handing over."""
 
+SHORT = 0.15
+"""What a plan makes less than predicted, for its links to be doubted: less is within the error of a prediction."""
+
 QUEUE_PERIODS = 0.5
 """Frames that wait so much of a period to leave a stage are held up by what comes after it."""
 
@@ -91,6 +94,8 @@ class Watched:
     """Of the last look."""
     latency_s: float = 0.0
     """Of the last look, queues included."""
+    short: int = 0
+    """Looks in a row in which it made less than predicted, and every device was as fast as its costs."""
     is_full: bool = False
     """Whether the plan set the pace at the last look, rather than the source."""
 
@@ -138,8 +143,7 @@ def watch(watched: Watched, problem: Problem, plan: Plan, reports: Sequence[Stag
             continue
         place = (report.stage, report.device)
         known = tracks.get(place)
-        segment = plan.stages[report.stage].segment
-        believed = problem.costs.compute(report.device, segment.start, segment.end).seconds
+        believed = _believed(problem, plan, *place)
         if known is None or report.frames < known.frames or believed < MIN_COMPUTE_SECONDS:
             tracks[place] = Track(report.frames)  # what came before is of another time
         elif report.frames - known.frames >= MIN_FRAMES:
@@ -147,10 +151,21 @@ def watch(watched: Watched, problem: Problem, plan: Plan, reports: Sequence[Stag
     throughput = sum(report.throughput_per_s for report in reports if report.stage == len(plan.stages) - 1)
     is_full = throughput > 0 and _is_full(problem, plan, reports)
     latency = _latency(problem, plan, reports)
-    is_explained = any(track.off or not track.looks for track in tracks.values())
+    is_explained = any(
+        track.off or (not track.looks and _believed(problem, plan, *place) >= MIN_COMPUTE_SECONDS)
+        for place, track in tracks.items()
+    )
+    predicted = with_costs(plan, problem.graph, problem.costs, problem.space).predicted.throughput_per_s
+    is_short = 0 < throughput < predicted * (1 - SHORT) and not is_explained
     is_losing = len(plan.devices) > 1 and throughput > 0 and not is_explained
     is_losing = is_losing and _loses(problem, throughput, latency, is_full)
-    return Watched(tracks, watched.losing + 1 if is_losing else 0, throughput, latency, is_full)
+    losing, short = watched.losing + 1 if is_losing else 0, watched.short + 1 if is_short else 0
+    return Watched(tracks, losing, throughput, latency, short, is_full)
+
+
+def _believed(problem: Problem, plan: Plan, stage: int, device: NodeId) -> float:
+    segment = plan.stages[stage].segment
+    return problem.costs.compute(device, segment.start, segment.end).seconds
 
 
 def _loses(problem: Problem, throughput: float, latency_s: float, is_full: bool) -> bool:
@@ -234,16 +249,24 @@ def verify(watched: Watched, problem: Problem, plan: Plan, holdings: Holdings, p
     reason = _reason(problem, plan, watched, off)
     if plan.forced:
         return CorrectCosts(f"{reason}; the plan is forced and stays", costs, factors)
-    now = price(corrected, plan.stages)
     if not off:
         return _roll_back(corrected, reason, holdings)
+    return decide(corrected, plan, reason, factors, holdings)
+
+
+def decide(
+    corrected: Problem, plan: Plan, reason: str, factors: Mapping[NodeId, float], holdings: Holdings
+) -> CorrectCosts:
+    """What follows from costs that were corrected: the running plan is priced first."""
+    costs, now = corrected.costs, price(corrected, plan.stages)
     found = improve(corrected, plan.stages, holdings, SLACK)
     if found is not None and price(corrected, found.plan.stages) >= now * (1 - MARGIN):
         # The one that moves least wins too little; the best may win enough.
         moved = moved_bytes(corrected.graph, found.optimum.stages, holdings)
         found = Improved(found.optimum, moved, found.optimum)
     if found is None or price(corrected, found.plan.stages) > now * (1 - MARGIN):
-        return CorrectCosts(f"{reason}; the plan stays, no other is {MARGIN:.0%} better", costs, factors)
+        told = f"{1 / period_in_force(corrected, plan.stages):.3g} frames/s are predicted now"
+        return CorrectCosts(f"{reason}; the plan stays, no other is {MARGIN:.0%} better; {told}", costs, factors)
     verdict = RollBack if len(found.plan.devices) == 1 else Replan
     told = f"{reason}; {_compare(corrected, plan, found.plan)}"
     return verdict(told, costs, factors, found)

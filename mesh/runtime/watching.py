@@ -18,16 +18,27 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from mesh.control.deployments import DeploymentState, key_of
-from mesh.core.costs import DeviceType, type_of
+from mesh.core.costs import Costs, DeviceType, type_of
 from mesh.core.ids import DeploymentName, NodeId, Sha256
 from mesh.core.plan import Deployment, Plan, PlanOptions
 from mesh.core.report import StageReport
 from mesh.errors import MeshError, ModelInvalid, UsageError, VerificationFailed
 from mesh.model.read import SourceModel, read_model_bytes
 from mesh.model.summarise import summarise
+from mesh.planning.doubting import Pair, judge_links, links_in_doubt, links_to_prove
 from mesh.planning.problem import Problem, make_problem, uncut
 from mesh.planning.replanning import SLACK, Improved, improve, moved_bytes, price
-from mesh.planning.verifying import MARGIN, PAUSE_S, CorrectCosts, Keep, Replan, RollBack, Watched, verify, watch
+from mesh.planning.verifying import (
+    MARGIN,
+    PAUSE_S,
+    CorrectCosts,
+    Keep,
+    Replan,
+    RollBack,
+    Watched,
+    verify,
+    watch,
+)
 from mesh.runtime.coordinator import Coordinator
 from mesh.runtime.costing import costs_from_store
 from mesh.runtime.deploying import Planned
@@ -68,6 +79,8 @@ class _Known:
     changed_at: float | None = None
     """Since when others answer than these."""
     is_told_losing: bool = False
+    are_links_checked: bool = False
+    """Whether the links of this generation were measured again: that takes some of what streams could use."""
 
 
 class Watch:
@@ -111,7 +124,7 @@ class Watch:
         is_repaired = known.deployment.fence != deployment.fence
         known.deployment = deployment
         if is_repaired:
-            known.watched = Watched()
+            known.watched, known.are_links_checked = Watched(), False
         if there != known.members or is_repaired:
             await self._reconsider(known, there, nodes, is_repaired, now)
             return
@@ -122,6 +135,11 @@ class Watch:
         pause_s = PAUSE_S if now >= known.quiet_until else 0.0
         if pause_s and (any(track.off for track in known.watched.tracks.values()) or known.watched.losing):
             await self._verify(known, problem, pause_s, nodes)
+        elif pause_s and not known.are_links_checked:
+            doubted = links_in_doubt(known.watched, problem, deployment.plan, reports)
+            if doubted:
+                known.are_links_checked = True
+                await self._check_links(known, problem, doubted, nodes)
 
     async def _recall(self, deployment: Deployment, nodes: Sequence[Answered]) -> _Known | None:
         """What is known of `deployment`, or can be found out without disturbing anybody; None where it cannot."""
@@ -211,10 +229,41 @@ class Watch:
             known.is_told_losing = True
             return
         await self._store_costs(known, verdict, nodes)
+        await self._follow(known, problem, verdict, bool(verdict.factors))
+
+    async def _check_links(
+        self, known: _Known, problem: Problem, doubted: Mapping[Pair, float], nodes: Sequence[Answered]
+    ) -> None:
+        """Measure links again beside the frames that they carry, and put what is found in the place of what was."""
+        by_id = {node.view.capabilities.node_id: node for node in nodes}
+        plan, holdings = known.deployment.plan, await self._holdings(known, nodes)
+        measured: dict[Pair, float] = {}
+        verdict: Keep | CorrectCosts = Keep()
+        to_measure = list(doubted)
+        while to_measure:
+            for source, target in to_measure:
+                link = await by_id[source].client.measure_link(by_id[target].view.address)
+                measured[source, target] = link.bytes_per_second + doubted.get((source, target), 0.0)
+            verdict = await asyncio.to_thread(judge_links, known.watched, problem, plan, measured, holdings)
+            to_measure = links_to_prove(verdict, measured)
+        if isinstance(verdict, Keep):
+            return
+        for pair in measured:
+            if verdict.costs.link(*pair) != problem.costs.link(*pair):
+                stored = self._store.link(*pair)
+                link = verdict.costs.link(*pair) if stored is None else stored.as_link()
+                link = replace(link, bytes_per_second=verdict.costs.link(*pair).bytes_per_second)
+                self._store.put_link(*pair, link, time.time())
+        await asyncio.to_thread(self._store.save)
+        await self._follow(known, problem, verdict, True)
+
+    async def _follow(self, known: _Known, problem: Problem, verdict: CorrectCosts, is_told: bool) -> None:
+        """Believe the costs of `verdict` from now on, and put its plan in force where it has one."""
         devices = {**known.problem.costs.devices, **verdict.costs.devices}
-        known.problem = replace(known.problem, costs=replace(known.problem.costs, devices=devices))
+        links = {**known.problem.costs.links, **verdict.costs.links}
+        known.problem = replace(known.problem, costs=Costs(devices, links))
         known.watched = Watched()
-        if verdict.factors:
+        if is_told:
             self._coordinator.tell(known.deployment.name, f"costs corrected: {verdict.reason}")
         if isinstance(verdict, Replan | RollBack):
             word = "rolled back" if isinstance(verdict, RollBack) else "planned again"

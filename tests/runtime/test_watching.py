@@ -73,8 +73,12 @@ def deploy(problem: Problem, generation: int = 1, plan: Plan | None = None) -> D
 class Content:
     """A client of a node that holds the whole model, or nothing."""
 
-    def __init__(self, holds: bool) -> None:
+    def __init__(self, holds: bool, link: Link) -> None:
         self.holds = holds
+        self.link = link
+
+    async def measure_link(self, address: str) -> Link:
+        return self.link
 
     async def has_content(self, digests: Sequence[str]) -> set[str]:
         return {digest for digest in digests if digest == MODEL.sha256 and self.holds}
@@ -92,6 +96,7 @@ class Notes:
     there: set[NodeId] = field(default_factory=lambda: set(NODES))
     forgets: bool = False
     holds: bool = True
+    link: Link = TRUTH.costs.link(NODES[0], NODES[1])  # noqa: RUF009
     refusal: MeshError | None = None
     replaced: list[tuple[Planned, str]] = field(default_factory=list)
     told: list[str] = field(default_factory=list)
@@ -121,7 +126,7 @@ class Notes:
         )
         reports = (DeploymentReport(self.deployment, "active", "", stages, ()),) if stages else ()
         view = NodeView(capabilities(node), self.deployment.addresses[node])
-        return Answered(view, Content(self.holds), reports, 1)  # type: ignore[arg-type]
+        return Answered(view, Content(self.holds, self.link), reports, 1)  # type: ignore[arg-type]
 
     def planned(self, name: str) -> tuple[Fence, Planned] | None:
         if self.forgets:
@@ -181,6 +186,37 @@ async def test_a_forced_plan_is_corrected_and_not_replaced() -> None:
     await look(notes, watch_over(notes), 20)
     assert notes.replaced == []
     assert [text for text in notes.told if "forced" in text] == notes.told != []
+
+
+async def test_a_link_that_is_slower_than_measured_is_corrected_and_planned_around() -> None:
+    notes = Notes(deploy(TRUTH), TRUTH, link=Link(1e-5, 500.0))
+    store = CostStore()
+    await look(notes, watch_over(notes, store), 12)
+    (planned, cause), *others = notes.replaced
+    assert not others
+    assert len(planned.plan.devices) == 1
+    assert cause.startswith("rolled back: board-")
+    assert any(text.startswith("costs corrected: board-") and "MB/s" in text for text in notes.told)
+    stages = deploy(TRUTH).plan.stages
+    cost = store.link(stages[0].devices[0], stages[1].devices[0])
+    assert cost is not None
+    taken = 30.0 * GRAPH.cut_at[stages[1].segment.start].bytes
+    assert cost.bytes_per_second == pytest.approx(500.0 + taken)
+
+
+async def test_links_that_are_as_measured_are_not_measured_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A source that offers little."""
+    measured: list[str] = []
+
+    async def measure_link(self: Content, address: str) -> Link:
+        measured.append(address)
+        return self.link
+
+    monkeypatch.setattr(Content, "measure_link", measure_link)
+    notes = Notes(deploy(TRUTH), TRUTH)
+    await look(notes, watch_over(notes), 30)
+    assert len(measured) == len(notes.deployment.plan.stages) - 1
+    assert (notes.replaced, notes.told) == ([], [])
 
 
 async def test_what_a_client_repaired_is_improved_at_once() -> None:
