@@ -191,6 +191,12 @@ def make_fleet(tmp_path: Path) -> str:
     return str(tmp_path / "f.toml")
 
 
+def make_large_fleet(tmp_path: Path) -> str:
+    """Takes so long to build that whoever sees the beginning of it can still interrupt it, on a busy machine too."""
+    (tmp_path / "f.toml").write_text(f'{FLEET}\n[[device]]\nname = "more"\ncount = 40\nrole = "client"\n')
+    return str(tmp_path / "f.toml")
+
+
 def is_half_built(lab: str) -> bool:
     return len(find_traces(lab)) > 5
 
@@ -208,7 +214,7 @@ def heard_hangup() -> Iterator[None]:
 def test_an_interrupted_build_leaves_nothing(tmp_path: Path, number: signal.Signals) -> None:
     need_lab()
     name = f"{LAB}-interrupted"
-    with start_mesh("lab", "up", make_fleet(tmp_path), "--name", name) as builder:
+    with start_mesh("lab", "up", make_large_fleet(tmp_path), "--name", name) as builder:
         wait_for(lambda: is_half_built(name))
         os.killpg(builder.pid, number)
         assert builder.wait(20) == 130
@@ -219,7 +225,7 @@ def test_an_interrupted_build_leaves_nothing(tmp_path: Path, number: signal.Sign
 def test_a_killed_build_is_swept_by_the_next_command(tmp_path: Path, next_command: str) -> None:
     need_lab()
     name = f"{LAB}-killed"
-    with start_mesh("lab", "up", make_fleet(tmp_path), "--name", name) as builder:
+    with start_mesh("lab", "up", make_large_fleet(tmp_path), "--name", name) as builder:
         wait_for(lambda: is_half_built(name))
         builder.kill()
         builder.wait()
