@@ -60,11 +60,14 @@ async def test_large_results_that_wait_to_leave_stop_the_engine(monkeypatch: pyt
             stream.finish()
 
         feeding = asyncio.ensure_future(feed())
-        await until(lambda: len(mesh.stages[0]._slots) == ENGINE_DEPTH + stage.MAX_LEAVING)
+        slots = mesh.stages[0]._slots
+        await until(
+            lambda: len(slots) == ENGINE_DEPTH + stage.MAX_LEAVING and all(slot.result is not None for slot in slots)
+        )
         begun = mesh.engines[0].gate.begun
         for _ in range(100):  # turns of the loop in which more would begin if it could
             await asyncio.sleep(0)
-        assert len(mesh.stages[0]._slots) == ENGINE_DEPTH + stage.MAX_LEAVING
+        assert len(slots) == ENGINE_DEPTH + stage.MAX_LEAVING
         assert mesh.engines[0].gate.begun == begun
         mesh.engines[1].gate.open()
         assert len([answer async for answer in stream.answers()]) == 20
