@@ -194,7 +194,7 @@ def test_nothing_is_left_of_a_session() -> None:
     assert not Path(f"/proc/{pid}").exists()
     assert to_array(answers[0]).tolist() == [1, 2], "an answer outlives its engine"
     del answers
-    assert open_descriptors() == before
+    assert not open_descriptors() - before, "earlier tests may let go of theirs meanwhile"
 
 
 def test_the_kernel_takes_the_child_first() -> None:

@@ -190,18 +190,19 @@ async def test_a_run_past_its_deadline_is_ended_without_a_restart_where_the_engi
         assert child_of(engine) == child
 
 
-def multiply(size: int) -> bytes:
-    """One operator that takes many seconds where x is `size`, and none where it is 1."""
+def pool_over_all() -> bytes:
+    """One operator that takes minutes where x, the side of a square, is 3000, and none where it is 1; little memory at any."""
     graph = helper.make_graph(
         [
-            helper.make_node("Concat", ["x", "x"], ["shape"], axis=0),
-            helper.make_node("ConstantOfShape", ["shape"], ["large"]),
-            helper.make_node("MatMul", ["large", "large"], ["product"]),
-            helper.make_node("ReduceMax", ["product"], ["y"], keepdims=0),
+            helper.make_node("Concat", ["one", "one", "x", "x"], ["shape"], axis=0),
+            helper.make_node("ConstantOfShape", ["shape"], ["square"]),
+            helper.make_node("MaxPool", ["square"], ["largest"], kernel_shape=[1501, 1501], auto_pad="SAME_UPPER"),
+            helper.make_node("ReduceMax", ["largest"], ["y"], keepdims=0),
         ],
         "long operator",
         [helper.make_tensor_value_info("x", TensorProto.INT64, [1])],
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, [])],
+        [helper.make_tensor("one", TensorProto.INT64, [1], [1])],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
     onnx.checker.check_model(model)
@@ -209,15 +210,15 @@ def multiply(size: int) -> bytes:
 
 
 async def test_an_operator_that_hears_nothing_is_killed_a_second_after_its_limit() -> None:
-    async with open_pool(ChildEngine(), item_limit_s=1.0) as pool:  # by then it is in the product
-        engine = await pool.acquire(multiply(5000), Sha256("5" * 64), OPTIONS)
+    async with open_pool(ChildEngine(), item_limit_s=1.0) as pool:  # by then it is in the operator
+        engine = await pool.acquire(pool_over_all(), Sha256("5" * 64), OPTIONS)
         child = child_of(engine)
         done: list[Completion] = []
         began = time.monotonic()
-        for size in (6000, 1):
+        for size in (3000, 1):
             engine.submit(size, [from_array(np.array([size]))], done.append)
         await until(lambda: len(done) == 2)
-        assert time.monotonic() - began < 8
+        assert time.monotonic() - began < 30, "far less than the operator takes"
         assert isinstance(done[0].error, RunFailed)
         assert "the run was ended after" in str(done[0].error)
         assert done[1].error is None
@@ -241,13 +242,11 @@ async def test_several_runs_at_once_are_answered_in_order() -> None:
     async with open_pool(PatientEngine(), slots=2) as pool:
         engine = await lease(pool, copy(), options=LoadOptions(runs=2))
         answers = Answers(engine)
-        values = [20.0, 1, 1, 1, 10, 1]
-        began = time.monotonic()
+        values = [100.0, 1, 1, 1, 10, 1]
         answers.ask(*values)
         assert await answers.wait(6) == values
-        assert time.monotonic() - began < 0.32, "34 hundredths one after the other"
         started = [completion.started_at for completion in answers.all]
-        assert started[3] < answers.all[0].started_at + 0.2, "the second lane went on meanwhile"
+        assert started[3] < answers.all[0].started_at + 1.0, "the second lane went on meanwhile"
 
 
 async def test_a_long_run_does_not_keep_the_others_waiting() -> None:
