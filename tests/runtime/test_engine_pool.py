@@ -191,7 +191,7 @@ async def test_a_run_past_its_deadline_is_ended_without_a_restart_where_the_engi
 
 
 def pool_over_all() -> bytes:
-    """One operator that takes minutes where x, the side of a square, is 3000, and none where it is 1; little memory at any."""
+    """One operator that takes minutes and little memory where x, the side of a square, is 3000, and no time at 1."""
     graph = helper.make_graph(
         [
             helper.make_node("Concat", ["one", "one", "x", "x"], ["shape"], axis=0),
