@@ -205,16 +205,20 @@ def is_half_built(lab: str) -> bool:
     return len(find_traces(lab)) > 5
 
 
+INTERRUPTIONS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
 @pytest.fixture
-def heard_hangup() -> Iterator[None]:
-    """Whoever runs the tests with nohup has the builder inherit that it is to ignore the signal."""
-    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+def heard_signals() -> Iterator[None]:
+    """Whoever runs the tests with nohup, or a shell behind `&`, has the builder inherit that it is to ignore some."""
+    before = {number: signal.signal(number, signal.SIG_DFL) for number in INTERRUPTIONS}
     yield
-    signal.signal(signal.SIGHUP, before)
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
-@pytest.mark.usefixtures("heard_hangup")
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.usefixtures("heard_signals")
+@pytest.mark.parametrize("number", INTERRUPTIONS)
 def test_an_interrupted_build_leaves_nothing(tmp_path: Path, number: signal.Signals) -> None:
     need_lab()
     name = f"{LAB}-interrupted"
