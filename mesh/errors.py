@@ -13,6 +13,7 @@ failures as values and raises these for input that must be refused. Each class h
     │   ├── ModelUnsupported     model-unsupported      1   valid, but outside what the mesh runs
     │   └── ExternalDataRefused  external-data-refused  1   weights outside the model's folder
     ├── SourceUnreadable         source-unreadable      1   a sensor's file or stream is damaged or of another format
+    ├── CalibrationError       calibration            1   a sample or its labels cannot judge a model
     ├── TensorMismatch           tensor-mismatch        1   wrong name, dtype, rank, dimension or byte count
     ├── VerificationFailed       verification-failed    1   parts and whole disagree
     ├── NotFound                 not-found              3
@@ -93,6 +94,10 @@ class ExternalDataRefused(ModelError):
 
 class SourceUnreadable(MeshError):
     code = "source-unreadable"
+
+
+class CalibrationError(MeshError):
+    code = "calibration"
 
 
 class TensorMismatch(MeshError):

@@ -14,6 +14,7 @@ from mesh.errors import UsageError
 from mesh.wire.experiments import read_in_larger_pieces
 from nodes.lab_commands import lab_app
 from nodes.measuring_commands import bench, trace
+from nodes.optimize_command import optimize
 from nodes.options import (
     CoordinatorOption,
     ExcludeOption,
@@ -368,6 +369,7 @@ def verify(
 
 
 app.command()(simulate)
+app.command()(optimize)
 app.command()(bench)
 app.command()(trace)
 

@@ -71,6 +71,14 @@ def read_feeds(path: Path, inputs: Sequence[TensorSpec]) -> tuple[list[dict[str,
 
     An array with one axis more than the model's input holds frames along its first axis.
     """
+    return split_frames(read_arrays(path), inputs)
+
+
+def read_arrays(path: Path) -> dict[str, Array]:
+    """The arrays of an `.npz` file by name.
+
+    Raises `SourceUnreadable`, `UsageError` for a lone array, and `MissingExtra`.
+    """
     try:
         import numpy as np
     except ImportError:
@@ -87,7 +95,7 @@ def read_feeds(path: Path, inputs: Sequence[TensorSpec]) -> tuple[list[dict[str,
             total = sum(member.file_size for member in archive.zip.infolist())
             if total > MAX_NPZ_BYTES:
                 raise SourceUnreadable(f"{path} unpacks to {total} bytes, the limit is {MAX_NPZ_BYTES}")
-            arrays = {name: archive[name] for name in archive.files}
+            return {name: archive[name] for name in archive.files}
         except MeshError:
             raise
         except Exception as error:  # numpy raises zipfile's, zlib's, struct's and its own
@@ -95,7 +103,6 @@ def read_feeds(path: Path, inputs: Sequence[TensorSpec]) -> tuple[list[dict[str,
                 f"{path} is no readable .npz file: {_explain(error)}",
                 hint="save plain numeric arrays: numpy.savez(path, NAME=array)",
             ) from None
-    return split_frames(arrays, inputs)
 
 
 def _explain(error: Exception) -> str:

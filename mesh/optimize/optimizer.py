@@ -1,0 +1,234 @@
+"""One model in, a report with judged and timed variants out.
+
+Order: golden set from the float model with optimisation off; preprocess; each pass, judged, and where it fails with as
+few operators as needed back in float; then all offered variants timed in turns. A pass that fails or a variant that
+fails the gate becomes a refusal with its reason; only what makes any judgement impossible is an error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+
+import onnx
+import onnxruntime
+
+from mesh.arrays import Array
+from mesh.errors import MeshError, UsageError
+from mesh.model.read import SourceModel, read_model_bytes
+from mesh.optimize.contract import Material, Pass, PassFailed
+from mesh.optimize.footprint import measure_footprint
+from mesh.optimize.operators import why_not_quantisable
+from mesh.optimize.quantiser import MeasuredRanges
+from mesh.optimize.report import FLOAT, Offer, PassSize, Refusal, Report
+from mesh.optimize.running import answers_of, reference_answers
+from mesh.optimize.samples import Samples, read_labels, read_samples
+from mesh.optimize.search import fewest_in_float
+from mesh.optimize.sensitivity import float_order
+from mesh.optimize.table import PASSES, PREPARATION, VARIANTS
+from mesh.optimize.timing import time_in_turns
+from mesh.optimize.verdict import Golden, Scores, make_golden
+
+MAX_DROP_POINTS = 1.0
+"""Of accuracy, in percentage points: what people accept for a model of a quarter of the size."""
+
+CLEARLY_FASTER = 1.02
+"""Two equal models differ by less in their median ratio; up to here float, which loses no accuracy, is chosen."""
+
+MIN_PREPARED_SQNR_DB = 60.0
+"""Fusion only reorders float arithmetic: 100 dB and more. Below, an optimisation or a conversion broke the model."""
+
+Progress = Callable[[str], None]
+
+
+def optimize(
+    model: SourceModel,
+    calibration: Mapping[str, Array],
+    labels: Mapping[str, Array] | None = None,
+    *,
+    max_drop_points: float = MAX_DROP_POINTS,
+    progress: Progress = lambda text: None,
+) -> Report:
+    """Make, judge and time the variants of `model` on this machine.
+
+    Raises:
+        UsageError: `max_drop_points` is no percentage.
+        TensorMismatch, CalibrationError, ModelUnsupported: The sample or the labels do not fit the model.
+        ModelInvalid: The float model does not run on the sample.
+    """
+    if not 0 <= max_drop_points <= 100:
+        raise UsageError(f"--max-drop {max_drop_points:g} is outside 0..100 points")
+    samples = read_samples(calibration, model.inputs)
+    calibrating, judging = samples.halves()
+    wanted = None if labels is None else read_labels(labels, len(samples))[list(judging.rows)]
+    progress(f"golden set: {len(judging)} samples through the float model, not optimised")
+    golden = make_golden(reference_answers(model.data, judging), wanted)
+    work = _Work(model, calibrating, judging, golden, max_drop_points, progress)
+    refused, passes, offered = _make_variants(work, samples)
+    return _measure(work, offered, refused, passes)
+
+
+@dataclass(frozen=True)
+class _Work:
+    model: SourceModel
+    calibrating: Samples
+    judging: Samples
+    golden: Golden
+    max_drop_points: float
+    progress: Progress
+
+    @property
+    def reference(self) -> Scores:
+        return self.golden.score(self.golden.answers)
+
+    def judge(self, data: bytes) -> tuple[Scores, str]:
+        """Scores of a variant, and why it is refused. Raises `PassFailed`."""
+        scores = self.golden.score(answers_of(data, self.judging, optimised=True))
+        return scores, self.golden.judge(scores, self.reference, self.max_drop_points)
+
+
+def _make_variants(work: _Work, samples: Samples) -> tuple[list[Refusal], list[PassSize], list[Offer]]:
+    reason = why_not_quantisable(work.model.proto)
+    if not reason and samples.are_all_the_same():
+        reason = "all samples are the same: neither ranges nor accuracy can be measured with them"
+    prepared, sizes = None, []
+    if not reason:
+        try:
+            prepared, size = _prepare(work)
+            sizes.append(size)
+        except PassFailed as error:
+            reason = f"{PREPARATION}: {error}"
+    if prepared is None:
+        return [Refusal(name, reason) for name in VARIANTS], [], []
+    refused: list[Refusal] = []
+    offered: list[Offer] = []
+    maker = _Maker(work, prepared, Material(work.calibrating, MeasuredRanges(work.calibrating)))
+    for name in VARIANTS:
+        work.progress(f"{name}: making and judging")
+        made = maker.make(PASSES[name](), refused)
+        if made is not None:
+            offered.append(made)
+            sizes.append(_size(name, work.model.proto, onnx.load_model_from_string(made.data)))
+    return refused, sizes, offered
+
+
+def _prepare(work: _Work) -> tuple[onnx.ModelProto, PassSize]:
+    work.progress(f"{PREPARATION}: shapes and fusion")
+    step = PASSES[PREPARATION]()
+    before = work.model.proto
+    reason = step.requires(before)
+    if reason:
+        raise PassFailed(reason)
+    after = step.apply(before, Material((), MeasuredRanges(())))
+    wrong = step.ensures(before, after)
+    if not wrong:
+        scores = work.golden.score(answers_of(after.SerializeToString(), work.judging, optimised=True))
+        if not scores.sqnr_db >= MIN_PREPARED_SQNR_DB:
+            wrong = f"its answers are only {scores.sqnr_db:.0f} dB from the model's"
+    if wrong:
+        raise PassFailed(wrong)
+    return after, _size(PREPARATION, before, after)
+
+
+def _size(name: str, before: onnx.ModelProto, after: onnx.ModelProto) -> PassSize:
+    return PassSize(name, before.ByteSize(), after.ByteSize(), len(before.graph.node), len(after.graph.node))
+
+
+@dataclass(frozen=True)
+class _Maker:
+    work: _Work
+    prepared: onnx.ModelProto
+    material: Material
+
+    def make(self, step: Pass, refused: list[Refusal]) -> Offer | None:
+        """The variant, or one with some operators in float; what was refused on the way is added to `refused`."""
+        reason = step.requires(self.prepared)
+        if reason:
+            refused.append(Refusal(step.name, reason))
+            return None
+        try:
+            offer, reason = self._attempt(step, step.name, frozenset())
+            if offer is not None:
+                return offer
+            refused.append(Refusal(step.name, reason))
+            return self._search(step, refused)
+        except PassFailed as error:
+            refused.append(Refusal(step.name, str(error)))
+            return None
+
+    def _attempt(self, step: Pass, variant: str, keep_float: frozenset[str]) -> tuple[Offer | None, str]:
+        made = step.apply(self.prepared, replace(self.material, keep_float=keep_float))
+        wrong = step.ensures(self.prepared, made)
+        if wrong:
+            return None, wrong
+        try:
+            data = read_model_bytes(made.SerializeToString()).data  # what is offered must pass the mesh's own door
+        except MeshError as error:
+            return None, f"it would not be accepted by the mesh: {error}"
+        scores, reason = self.work.judge(data)
+        return (None if reason else Offer(variant, data, scores, tuple(sorted(keep_float)))), reason
+
+    def _search(self, step: Pass, refused: list[Refusal]) -> Offer | None:
+        variant = f"{step.name}-mixed"
+        self.work.progress(f"{step.name}: refused; looking for the operators that must stay in float")
+        order = float_order(self.prepared, self.material.samples)
+
+        def attempt(keep_float: frozenset[str]) -> Offer | None:
+            self.work.progress(f"{variant}: {len(keep_float)} of {len(order)} operators in float")
+            return self._attempt(step, variant, keep_float)[0]
+
+        offer = fewest_in_float(order, attempt)
+        if offer is None:
+            refused.append(Refusal(variant, f"no choice among its {len(order)} operators passes the gate"))
+        elif len(offer.data) >= len(self.work.model.data):
+            refused.append(Refusal(variant, f"with {len(offer.kept_float)} operators in float it is no smaller"))
+            return None
+        return offer
+
+
+def _measure(work: _Work, offered: list[Offer], refused: list[Refusal], passes: list[PassSize]) -> Report:
+    everything = [Offer(FLOAT, work.model.data, work.reference), *offered]
+    work.progress(f"timing {len(everything)} variants in turns, one thread")
+    times = time_in_turns({offer.variant: offer.data for offer in everything}, FLOAT, work.judging)
+    timed = []
+    for offer in everything:
+        work.progress(f"{offer.variant}: memory and load time")
+        footprint = measure_footprint(offer.data, work.judging[0])
+        timed.append(replace(offer, timing=times[offer.variant], footprint=footprint))
+    chosen, why = choose({offer.variant: (times[offer.variant].speed_up, len(offer.data)) for offer in offered})
+    notes = []
+    if len(work.judging) * work.max_drop_points < 100 and work.golden.classes is not None:
+        notes.append(
+            f"one answer of {len(work.judging)} is {100 / len(work.judging):.2f} points, more than may be lost: "
+            "only a larger sample judges finely"
+        )
+    return Report(
+        model_sha256=str(work.model.sha256),
+        metric=work.golden.metric,
+        samples=(len(work.calibrating), len(work.judging)),
+        max_drop_points=work.max_drop_points,
+        offered=tuple(timed),
+        refused=tuple(refused),
+        passes=tuple(passes),
+        chosen=chosen,
+        why_chosen=why,
+        engine=f"onnxruntime {onnxruntime.__version__}",
+        notes=tuple(notes),
+    )
+
+
+def choose(measured: Mapping[str, tuple[float, int]]) -> tuple[str, str]:
+    """The variant for this machine and why, from (speed relative to float, bytes) of all that passed the gate.
+
+    Of those that are as fast as the fastest, the smallest.
+    """
+    if not measured:
+        return FLOAT, "no other variant is offered"
+    fastest, (best, _bytes) = max(measured.items(), key=lambda item: item[1][0])
+    if best < CLEARLY_FASTER:
+        how = "slower" if best < 1 else "no faster"
+        return FLOAT, f"int8 is {how} here: {fastest}, the fastest, runs at {best:.2f} times the speed of float"
+    equal = {name: size for name, (speed_up, size) in measured.items() if speed_up * CLEARLY_FASTER >= best}
+    name = min(equal, key=lambda each: equal[each])
+    how = "the fastest here" if len(equal) == 1 else "the smallest of the fastest here"
+    return name, f"{how}: {measured[name][0]:.2f} times the speed of float"

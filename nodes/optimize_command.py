@@ -1,0 +1,97 @@
+"""`mesh optimize`: verified variants of a model, made and timed on this machine."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from mesh.errors import MissingExtra
+from nodes.options import JsonOption, ModelArgument
+from nodes.output import command, print_json, say
+
+if TYPE_CHECKING:
+    from mesh.optimize.report import Report
+
+
+@command
+def optimize(
+    model: ModelArgument,
+    calibration: Annotated[
+        Path,
+        typer.Option(
+            "--calibration", metavar="X.npz", help="Samples, named as the model's inputs: half calibrate, half judge."
+        ),
+    ],
+    out: Annotated[Path, typer.Option("--out", metavar="FOLDER", help="Where variants and report.json go.")],
+    labels: Annotated[
+        Path | None,
+        typer.Option("--labels", metavar="Y.npz", help="Class numbers of the samples; else float is the judge."),
+    ] = None,
+    max_drop: Annotated[
+        float, typer.Option("--max-drop", metavar="POINTS", help="Accuracy that a variant may lose, in points.")
+    ] = 1.0,
+    as_json: JsonOption = False,
+) -> None:
+    """Make smaller and faster variants of MODEL, judge each against the float model, and time them here."""
+    try:
+        from mesh.model.read import read_model
+        from mesh.optimize.optimizer import optimize as run
+        from mesh.optimize.output_folder import REPORT, check_place, translated, write_folder
+    except ImportError as error:
+        raise MissingExtra(
+            f"optimising models needs the package {error.name!r}",
+            hint="install the extra infermesh[coordinator]: pip install '.[coordinator]' in a clone",
+        ) from None
+    from nodes.sensor import read_arrays
+
+    check_place(out)
+    source = read_model(model)
+    samples = read_arrays(calibration)
+    answers = None if labels is None else read_arrays(labels)
+    try:
+        report = run(source, samples, answers, max_drop_points=max_drop, progress=say)
+    except OSError as error:  # of the files that the quantiser needs on its way
+        raise translated(error, error.filename or "the folder for temporary files") from None
+    document = report.document()
+    files = {offer.file: offer.data for offer in report.offered}
+    write_folder(out, {**files, REPORT: (json.dumps(document, indent=2, allow_nan=False) + "\n").encode()})
+    if as_json:
+        print_json(document)
+    else:
+        print(format_report(report))
+        print(f"{len(report.offered)} variants and {REPORT} in {out}")
+
+
+def format_report(report: Report) -> str:
+    """The table that people read: one row per offered variant, then what was refused and what is chosen."""
+    from nodes.render import format_table, human_bytes
+
+    front = report.pareto()
+    header = ("VARIANT", "SIZE", "MEMORY", "LOAD", "P50", "P95", "SPEED", report.metric.upper(), "SQNR", "PARETO")
+    rows = []
+    for offer in report.offered:
+        timing, footprint, scores = offer.timing, offer.footprint, offer.scores
+        rows.append(
+            (
+                offer.variant + (" *" if offer.variant == report.chosen else ""),
+                human_bytes(len(offer.data)),
+                human_bytes(footprint.peak_memory_bytes) if footprint else "-",
+                f"{footprint.load_ms:.1f} ms" if footprint else "-",
+                f"{timing.p50_ms:.3f} ms" if timing else "-",
+                f"{timing.p95_ms:.3f} ms" if timing else "-",
+                f"{timing.speed_up:.2f}x" if timing else "-",
+                "-" if scores.accuracy is None else f"{scores.accuracy:.2%}",
+                "-" if offer is report.reference else f"{scores.sqnr_db:.1f} dB",
+                "yes" if offer.variant in front else "",
+            )
+        )
+    lines = [format_table(header, rows)]
+    lines += [f"refused {each.variant}: {each.reason}" for each in report.refused]
+    lines.append(f"* chosen for this machine: {report.chosen} ({report.why_chosen})")
+    lines += [f"note: {note}" for note in report.notes]
+    calibrated, judged = report.samples
+    lines.append(f"{calibrated} samples calibrated, {judged} others judged; {report.engine}, one thread")
+    return "\n".join(lines)
