@@ -7,6 +7,9 @@ Writes two files into the output folder (default `nodes/demo_data`):
     digits_test.npz   the held-back test images: `image` float32 [360, 1, 1, 8, 8] (frames of batch 1)
                       and `label` int64 [360]
 
+`--network residual` trains the one that the optimizer's tests prune, with residual sums, and writes it alone, to
+`tests/optimize/digits_residual.onnx`.
+
 Data: "Optical Recognition of Handwritten Digits" (E. Alpaydin, C. Kaynak; UCI Machine Learning Repository, CC BY 4.0),
 in the 1797-image copy that scikit-learn bundles as `load_digits` (scikit-learn is BSD-3-Clause). No download.
 
@@ -120,7 +123,36 @@ class MaxPool:
         return (self.share * upstream[:, :, :, None, :, None]).reshape(self.shape)
 
 
-Layer = Convolution | Dense | Relu | MaxPool
+class Residual:
+    """Two convolutions beside which the input passes unchanged; what is between them is nobody else's."""
+
+    def __init__(self, channels: int, inner: int, random: np.random.Generator) -> None:
+        self.widen, self.relu = Convolution(channels, inner, random), Relu()
+        self.narrow = Convolution(inner, channels, random)
+
+    def forward(self, x: Array) -> Array:
+        return x + self.narrow.forward(self.relu.forward(self.widen.forward(x)))
+
+    def backward(self, upstream: Array) -> Array:
+        return upstream + self.widen.backward(self.relu.backward(self.narrow.backward(upstream)))
+
+
+Layer = Convolution | Dense | Relu | MaxPool | Residual
+
+
+def build_residual_network(random: np.random.Generator) -> list[Layer]:
+    return [
+        Convolution(1, 16, random),
+        Relu(),
+        Residual(16, 48, random),
+        Relu(),
+        MaxPool(),
+        Residual(16, 48, random),
+        Relu(),
+        Residual(16, 48, random),
+        Relu(),
+        Dense(16 * 4 * 4, 10, random),
+    ]
 
 
 def build_network(random: np.random.Generator) -> list[Layer]:
@@ -139,19 +171,22 @@ def build_network(random: np.random.Generator) -> list[Layer]:
     ]
 
 
+def weighted(network: list[Layer]) -> list[Convolution | Dense]:
+    found: list[Convolution | Dense] = []
+    for layer in network:
+        if isinstance(layer, Residual):
+            found += [layer.widen, layer.narrow]
+        elif isinstance(layer, Convolution | Dense):
+            found.append(layer)
+    return found
+
+
 def get_weights(network: list[Layer]) -> list[Array]:
-    return [
-        array for layer in network if isinstance(layer, Convolution | Dense) for array in (layer.weight, layer.bias)
-    ]
+    return [array for layer in weighted(network) for array in (layer.weight, layer.bias)]
 
 
 def get_gradients(network: list[Layer]) -> list[Array]:
-    return [
-        array
-        for layer in network
-        if isinstance(layer, Convolution | Dense)
-        for array in (layer.weight_gradient, layer.bias_gradient)
-    ]
+    return [array for layer in weighted(network) for array in (layer.weight_gradient, layer.bias_gradient)]
 
 
 def jitter(images: Array, random: np.random.Generator) -> Array:
@@ -173,9 +208,8 @@ def jitter(images: Array, random: np.random.Generator) -> Array:
     return np.clip(moved * contrast, 0, 1)
 
 
-def train(images: Array, labels: NDArray[np.int64], random: np.random.Generator) -> list[Layer]:
+def train(network: list[Layer], images: Array, labels: NDArray[np.int64], random: np.random.Generator) -> list[Layer]:
     """Adam with a warm-up and cosine decay, decoupled weight decay and label smoothing; returns averaged weights."""
-    network = build_network(random)
     weights = get_weights(network)
     average = [weight.copy() for weight in weights]
     first = [np.zeros_like(weight) for weight in weights]
@@ -216,7 +250,18 @@ def export(network: list[Layer]) -> onnx.ModelProto:
     counts: dict[str, int] = {}
     current = "image"
     flat = False
+    steps: list[Convolution | Dense | Relu | MaxPool | str] = []
     for layer in network:
+        steps += ["keep", layer.widen, layer.relu, layer.narrow, "add"] if isinstance(layer, Residual) else [layer]
+    kept = ""
+    for layer in steps:
+        if layer == "keep":
+            kept = current
+            continue
+        if isinstance(layer, str):
+            nodes.append(helper.make_node("Add", [current, kept], [f"{current}_sum"], f"{current}_sum"))
+            current = f"{current}_sum"
+            continue
         kind = type(layer).__name__.lower()
         counts[kind] = counts.get(kind, 0) + 1
         name = f"{kind}_{counts[kind]}"
@@ -259,8 +304,12 @@ def export(network: list[Layer]) -> onnx.ModelProto:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description="Train and export the demo model.")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parents[1] / "nodes" / "demo_data")
-    out = parser.parse_args().out
+    root = Path(__file__).parents[1]
+    parser.add_argument("--network", choices=("plain", "residual"), default="plain")
+    parser.add_argument("--out", type=Path, help="folder; default nodes/demo_data, for residual tests/optimize")
+    options = parser.parse_args()
+    is_plain = options.network == "plain"
+    out = options.out or root / ("nodes/demo_data" if is_plain else "tests/optimize")
 
     random = np.random.default_rng(SEED)
     digits = load_digits()
@@ -269,7 +318,8 @@ def main() -> int:
     order = random.permutation(len(images))
     held_back, kept = order[:TEST_IMAGES], order[TEST_IMAGES:]
 
-    content = export(train(images[kept], labels[kept], random)).SerializeToString(deterministic=True)
+    network = (build_network if is_plain else build_residual_network)(random)
+    content = export(train(network, images[kept], labels[kept], random)).SerializeToString(deterministic=True)
     session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
     [scores] = session.run(["scores"], {"image": images[held_back]})
     right = int((scores.argmax(axis=1) == labels[held_back]).sum())
@@ -279,10 +329,13 @@ def main() -> int:
         print(f"error: below the required {REQUIRED_ACCURACY:.1%}; nothing written", file=sys.stderr)
         return 1
     out.mkdir(parents=True, exist_ok=True)
-    (out / "digits.onnx").write_bytes(content)
-    np.savez_compressed(out / "digits_test.npz", image=images[held_back][:, None], label=labels[held_back])
-    for name in ("digits.onnx", "digits_test.npz"):
-        print(f"wrote {out / name}: {(out / name).stat().st_size} bytes")
+    written = [out / ("digits.onnx" if is_plain else "digits_residual.onnx")]
+    written[0].write_bytes(content)
+    if is_plain:
+        written.append(out / "digits_test.npz")
+        np.savez_compressed(written[1], image=images[held_back][:, None], label=labels[held_back])
+    for path in written:
+        print(f"wrote {path}: {path.stat().st_size} bytes")
     return 0
 
 

@@ -42,7 +42,7 @@ class Material:
     """The half that calibrates; never the half that judges."""
     ranges: Ranges
     keep_float: frozenset[str] = field(default=frozenset())
-    """Names of operators that stay in float."""
+    """Names of operators that the pass leaves as they are."""
 
 
 class Pass(Protocol):
@@ -61,4 +61,8 @@ class Pass(Protocol):
 
     def ensures(self, before: onnx.ModelProto, after: onnx.ModelProto) -> str:
         """What is wrong with `after`; "" where the pass did what it promises."""
+        ...
+
+    def order(self, model: onnx.ModelProto, samples: Sequence[Feeds]) -> list[str]:
+        """Names of the operators that `keep_float` may hold, the first to be left alone first. Raises `PassFailed`."""
         ...

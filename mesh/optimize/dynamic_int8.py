@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import onnx
 
-from mesh.optimize.contract import Material
+from mesh.optimize.contract import Feeds, Material
 from mesh.optimize.operators import float_weights, quantised_count, weighted_operators, why_not_quantisable
 from mesh.optimize.quantiser import quantise_dynamic
+from mesh.optimize.sensitivity import float_order
 
 TYPES = ("MatMul", "Gemm", "Gather")
 """Convolutions are left out: their dynamic kernel is slow. Gather holds the embeddings."""
@@ -34,6 +36,9 @@ class DynamicInt8:
 
     def apply(self, model: onnx.ModelProto, material: Material) -> onnx.ModelProto:
         return quantise_dynamic(model, TYPES, material.keep_float)
+
+    def order(self, model: onnx.ModelProto, samples: Sequence[Feeds]) -> list[str]:
+        return float_order(model, samples)
 
     def ensures(self, before: onnx.ModelProto, after: onnx.ModelProto) -> str:
         return "" if quantised_count(after) else "nothing was quantised"

@@ -1,14 +1,17 @@
 """One model in, a report with judged and timed variants out.
 
 Order: golden set from the float model with optimisation off; preprocess; each pass, judged, and where it fails with as
-few operators as needed back in float; then all offered variants timed in turns. A pass that fails or a variant that
-fails the gate becomes a refusal with its reason; only what makes any judgement impossible is an error.
+few operators as needed left as they were; then all offered variants timed in turns. Which operators those are is chosen
+on the half that calibrates; the other half only says yes or no, or its verdict would be on the data that chose. A pass
+that fails or a variant that fails the gate becomes a refusal with its reason; only what makes any judgement impossible
+is an error.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import onnx
 import onnxruntime
@@ -24,7 +27,6 @@ from mesh.optimize.report import FLOAT, Offer, PassSize, Refusal, Report
 from mesh.optimize.running import answers_of, reference_answers
 from mesh.optimize.samples import Samples, read_labels, read_samples
 from mesh.optimize.search import fewest_in_float
-from mesh.optimize.sensitivity import float_order
 from mesh.optimize.table import PASSES, PREPARATION, VARIANTS
 from mesh.optimize.timing import time_in_turns
 from mesh.optimize.verdict import Golden, Scores, make_golden
@@ -59,23 +61,21 @@ def optimize(
     if not 0 <= max_drop_points <= 100:
         raise UsageError(f"--max-drop {max_drop_points:g} is outside 0..100 points")
     samples = read_samples(calibration, model.inputs)
+    wanted = None if labels is None else read_labels(labels, len(samples))
     calibrating, judging = samples.halves()
-    wanted = None if labels is None else read_labels(labels, len(samples))[list(judging.rows)]
     progress(f"golden set: {len(judging)} samples through the float model, not optimised")
-    golden = make_golden(reference_answers(model.data, judging), wanted)
-    work = _Work(model, calibrating, judging, golden, max_drop_points, progress)
+    work = _Work(model, calibrating, _judge_by(model, judging, wanted, max_drop_points), wanted, progress)
     refused, passes, offered = _make_variants(work, samples)
     return _measure(work, offered, refused, passes)
 
 
 @dataclass(frozen=True)
-class _Work:
-    model: SourceModel
-    calibrating: Samples
-    judging: Samples
+class _Judge:
+    """A half of the sample with the float model's answers to it."""
+
+    samples: Samples
     golden: Golden
     max_drop_points: float
-    progress: Progress
 
     @property
     def reference(self) -> Scores:
@@ -83,8 +83,29 @@ class _Work:
 
     def judge(self, data: bytes) -> tuple[Scores, str]:
         """Scores of a variant, and why it is refused. Raises `PassFailed`."""
-        scores = self.golden.score(answers_of(data, self.judging, optimised=True))
+        scores = self.golden.score(answers_of(data, self.samples, optimised=True))
         return scores, self.golden.judge(scores, self.reference, self.max_drop_points)
+
+
+def _judge_by(model: SourceModel, samples: Samples, labels: Array | None, max_drop_points: float) -> _Judge:
+    """`labels`: of all samples, by their rows."""
+    wanted = None if labels is None else labels[list(samples.rows)]
+    return _Judge(samples, make_golden(reference_answers(model.data, samples), wanted, samples.rows), max_drop_points)
+
+
+@dataclass(frozen=True)
+class _Work:
+    model: SourceModel
+    calibrating: Samples
+    verdict: _Judge
+    """By the half that neither calibrates nor chooses."""
+    labels: Array | None
+    progress: Progress
+
+    @cached_property
+    def choice(self) -> _Judge:
+        """By the half that calibrates: what is tried is tried there. Made when something has to be searched."""
+        return _judge_by(self.model, self.calibrating, self.labels, self.verdict.max_drop_points)
 
 
 def _make_variants(work: _Work, samples: Samples) -> tuple[list[Refusal], list[PassSize], list[Offer]]:
@@ -122,7 +143,7 @@ def _prepare(work: _Work) -> tuple[onnx.ModelProto, PassSize]:
     after = step.apply(before, Material((), MeasuredRanges(())))
     wrong = step.ensures(before, after)
     if not wrong:
-        scores = work.golden.score(answers_of(after.SerializeToString(), work.judging, optimised=True))
+        scores, _reason = work.verdict.judge(after.SerializeToString())
         if not scores.sqnr_db >= MIN_PREPARED_SQNR_DB:
             wrong = f"its answers are only {scores.sqnr_db:.0f} dB from the model's"
     if wrong:
@@ -141,13 +162,13 @@ class _Maker:
     material: Material
 
     def make(self, step: Pass, refused: list[Refusal]) -> Offer | None:
-        """The variant, or one with some operators in float; what was refused on the way is added to `refused`."""
+        """The variant, or one with some operators as they were; what was refused on the way is added to `refused`."""
         reason = step.requires(self.prepared)
         if reason:
             refused.append(Refusal(step.name, reason))
             return None
         try:
-            offer, reason = self._attempt(step, step.name, frozenset())
+            offer, reason = self._attempt(step, step.name, frozenset(), self.work.verdict)
             if offer is not None:
                 return offer
             refused.append(Refusal(step.name, reason))
@@ -156,7 +177,7 @@ class _Maker:
             refused.append(Refusal(step.name, str(error)))
             return None
 
-    def _attempt(self, step: Pass, variant: str, keep_float: frozenset[str]) -> tuple[Offer | None, str]:
+    def _attempt(self, step: Pass, variant: str, keep_float: frozenset[str], by: _Judge) -> tuple[Offer | None, str]:
         made = step.apply(self.prepared, replace(self.material, keep_float=keep_float))
         wrong = step.ensures(self.prepared, made)
         if wrong:
@@ -165,48 +186,54 @@ class _Maker:
             data = read_model_bytes(made.SerializeToString()).data  # what is offered must pass the mesh's own door
         except MeshError as error:
             return None, f"it would not be accepted by the mesh: {error}"
-        scores, reason = self.work.judge(data)
+        scores, reason = by.judge(data)
         return (None if reason else Offer(variant, data, scores, tuple(sorted(keep_float)))), reason
 
     def _search(self, step: Pass, refused: list[Refusal]) -> Offer | None:
         variant = f"{step.name}-mixed"
-        self.work.progress(f"{step.name}: refused; looking for the operators that must stay in float")
-        order = float_order(self.prepared, self.material.samples)
+        self.work.progress(f"{step.name}: refused; looking for the operators that must stay as they are")
+        order = step.order(self.prepared, self.material.samples)
 
         def attempt(keep_float: frozenset[str]) -> Offer | None:
-            self.work.progress(f"{variant}: {len(keep_float)} of {len(order)} operators in float")
-            return self._attempt(step, variant, keep_float)[0]
+            self.work.progress(f"{variant}: {len(keep_float)} of {len(order)} operators as they are")
+            return self._attempt(step, variant, keep_float, self.work.choice)[0]
 
-        offer = fewest_in_float(order, attempt)
-        if offer is None:
+        chosen = fewest_in_float(order, attempt)
+        if chosen is None:
             refused.append(Refusal(variant, f"no choice among its {len(order)} operators passes the gate"))
-        elif len(offer.data) >= len(self.work.model.data):
-            refused.append(Refusal(variant, f"with {len(offer.kept_float)} operators in float it is no smaller"))
             return None
-        return offer
+        if len(chosen.data) >= len(self.work.model.data):
+            refused.append(Refusal(variant, f"with {len(chosen.kept_float)} operators as they are it is no smaller"))
+            return None
+        scores, reason = self.work.verdict.judge(chosen.data)
+        if reason:
+            refused.append(Refusal(variant, f"with {len(chosen.kept_float)} operators as they are, {reason}"))
+            return None
+        return replace(chosen, scores=scores)
 
 
 def _measure(work: _Work, offered: list[Offer], refused: list[Refusal], passes: list[PassSize]) -> Report:
-    everything = [Offer(FLOAT, work.model.data, work.reference), *offered]
+    judging, golden, max_drop_points = work.verdict.samples, work.verdict.golden, work.verdict.max_drop_points
+    everything = [Offer(FLOAT, work.model.data, work.verdict.reference), *offered]
     work.progress(f"timing {len(everything)} variants in turns, one thread")
-    times = time_in_turns({offer.variant: offer.data for offer in everything}, FLOAT, work.judging)
+    times = time_in_turns({offer.variant: offer.data for offer in everything}, FLOAT, judging)
     timed = []
     for offer in everything:
         work.progress(f"{offer.variant}: memory and load time")
-        footprint = measure_footprint(offer.data, work.judging[0])
+        footprint = measure_footprint(offer.data, judging[0])
         timed.append(replace(offer, timing=times[offer.variant], footprint=footprint))
     chosen, why = choose({offer.variant: (times[offer.variant].speed_up, len(offer.data)) for offer in offered})
     notes = []
-    if len(work.judging) * work.max_drop_points < 100 and work.golden.classes is not None:
+    if len(judging) * max_drop_points < 100 and golden.classes is not None:
         notes.append(
-            f"one answer of {len(work.judging)} is {100 / len(work.judging):.2f} points, more than may be lost: "
+            f"one answer of {len(judging)} is {100 / len(judging):.2f} points, more than may be lost: "
             "only a larger sample judges finely"
         )
     return Report(
         model_sha256=str(work.model.sha256),
-        metric=work.golden.metric,
-        samples=(len(work.calibrating), len(work.judging)),
-        max_drop_points=work.max_drop_points,
+        metric=golden.metric,
+        samples=(len(work.calibrating), len(judging)),
+        max_drop_points=max_drop_points,
         offered=tuple(timed),
         refused=tuple(refused),
         passes=tuple(passes),

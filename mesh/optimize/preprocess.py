@@ -7,10 +7,12 @@ inference is left out: it needs one more package and helps only where shapes dep
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import onnx
 import onnxruntime
 
-from mesh.optimize.contract import Material, PassFailed
+from mesh.optimize.contract import Feeds, Material, PassFailed
 from mesh.optimize.operators import FIRST_PER_CHANNEL_OPSET, opset_of, quantised_count
 from mesh.optimize.quantiser import first_line, quantiser_calls
 
@@ -39,6 +41,9 @@ class Preprocess:
         if [each.name for each in before.graph.input] != [each.name for each in after.graph.input]:
             return "the inputs are not those of the model"
         return "" if opset_of(after) >= FIRST_PER_CHANNEL_OPSET else f"the operator set is still {opset_of(after)}"
+
+    def order(self, model: onnx.ModelProto, samples: Sequence[Feeds]) -> list[str]:
+        return []  # all or nothing
 
 
 def _converted(model: onnx.ModelProto) -> onnx.ModelProto:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import onnx
 
-from mesh.optimize.contract import Material
+from mesh.optimize.contract import Feeds, Material
 from mesh.optimize.operators import (
     FIRST_PER_CHANNEL_OPSET,
     opset_of,
@@ -13,6 +15,7 @@ from mesh.optimize.operators import (
     why_not_quantisable,
 )
 from mesh.optimize.quantiser import quantise_static
+from mesh.optimize.sensitivity import float_order
 
 
 class StaticInt8:
@@ -35,6 +38,9 @@ class StaticInt8:
     def apply(self, model: onnx.ModelProto, material: Material) -> onnx.ModelProto:
         ranges = material.ranges.of(model)
         return quantise_static(model, ranges, seven_bit=self.seven_bit, keep_float=material.keep_float)
+
+    def order(self, model: onnx.ModelProto, samples: Sequence[Feeds]) -> list[str]:
+        return float_order(model, samples)
 
     def ensures(self, before: onnx.ModelProto, after: onnx.ModelProto) -> str:
         if not quantised_count(after):

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from mesh.optimize.contract import Pass
 from mesh.optimize.dynamic_int8 import DynamicInt8
 from mesh.optimize.preprocess import Preprocess
+from mesh.optimize.pruning import Pruned, PrunedInt8
 from mesh.optimize.safe_int8 import SafeInt8
 from mesh.optimize.static_int8 import StaticInt8
 
@@ -15,6 +16,8 @@ PASSES: dict[str, Callable[[], Pass]] = {
     "int8": StaticInt8,
     "int8-safe": SafeInt8,
     "int8-dynamic": DynamicInt8,
+    "pruned": Pruned,
+    "pruned-int8": PrunedInt8,
 }
 
 PREPARATION = "preprocess"

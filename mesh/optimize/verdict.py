@@ -76,12 +76,15 @@ class Golden:
         return ""
 
 
-def make_golden(answers: list[list[Array]], labels: Array | None) -> Golden:
-    """Raises `CalibrationError` for answers that are not finite, and for labels that do not fit the outputs."""
-    for index, outputs in enumerate(answers):
+def make_golden(answers: list[list[Array]], labels: Array | None, rows: Sequence[int]) -> Golden:
+    """`rows`: where the answered samples stand in the user's arrays, for complaints.
+
+    Raises `CalibrationError` for answers that are not finite, and for labels that do not fit the outputs.
+    """
+    for row, outputs in zip(rows, answers, strict=True):
         if not all(np.isfinite(each).all() for each in outputs if each.dtype.kind == "f"):
             raise CalibrationError(
-                f"the float model answers sample {2 * index + 1} with NaN or infinity",
+                f"the float model answers sample {row} with NaN or infinity",
                 hint="nothing can be compared with that; leave the sample out, or repair the model",
             )
     classes = _find_classes(answers)

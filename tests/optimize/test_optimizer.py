@@ -52,7 +52,10 @@ def test_offered_variants_are_small_and_as_accurate_as_the_report_says(
     model, samples, labels = digits
     said: list[str] = []
     report = optimize(model, samples, labels, progress=said.append)
-    assert [offer.variant for offer in report.offered] == [FLOAT, *VARIANTS]
+    offered = [offer.variant for offer in report.offered]
+    assert offered[:4] == [FLOAT, "int8", "int8-safe", "int8-dynamic"]
+    judged = [*offered, *(refusal.variant for refusal in report.refused)]
+    assert {name.removesuffix("-mixed") for name in judged} == {FLOAT, *VARIANTS}
     assert report.metric == "top-1"
     float_accuracy = report.reference.scores.accuracy
     assert float_accuracy is not None and float_accuracy > 0.9
@@ -64,7 +67,10 @@ def test_offered_variants_are_small_and_as_accurate_as_the_report_says(
     sizes = {offer.variant: len(offer.data) for offer in report.offered}
     assert sizes["int8"] * 3 < sizes[FLOAT]
     assert report.chosen in sizes
-    assert [each.name for each in report.passes] == ["preprocess", *VARIANTS]
+    assert [each.name for each in report.passes] == [
+        "preprocess",
+        *(name for name in VARIANTS if {name, f"{name}-mixed"}.intersection(offered)),
+    ]
     assert any("golden" in line for line in said)
     check_document(report)
 
@@ -129,6 +135,41 @@ def test_a_variant_that_cannot_be_saved_is_refused(
     assert [each.variant for each in report.refused] == ["int8", "int8-mixed"]
     assert report.chosen == FLOAT
     check_document(report)
+
+
+class Overfitted(StaticInt8):
+    """As int8, but wrong where the input is bright."""
+
+    def apply(self, model: onnx.ModelProto, material: Material) -> onnx.ModelProto:
+        made = super().apply(model, material)
+        scores = made.graph.output[0].name
+        for node in made.graph.node:
+            node.output[:] = ["right" if name == scores else name for name in node.output]
+        made.graph.initializer.append(onnx.numpy_helper.from_array(np.float32(1.0), "bright"))
+        made.graph.node.extend(
+            [
+                helper.make_node("ReduceMean", [made.graph.input[0].name], ["light"], keepdims=0),
+                helper.make_node("Sub", ["bright", "light"], ["darkness"]),
+                helper.make_node("Sign", ["darkness"], ["sign"]),
+                helper.make_node("Mul", ["right", "sign"], [scores]),
+            ]
+        )
+        return made
+
+
+def test_what_passes_only_where_it_was_chosen_is_refused(
+    digits: tuple[SourceModel, dict[str, Any], dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The half that judges has no part in the search, so its verdict may be another."""
+    model, samples, _labels = digits
+    only(monkeypatch, Overfitted())
+    images = samples["image"].copy()
+    images[1::2] += 3.0  # bright
+    report = optimize(model, {"image": images}, max_drop_points=50)
+    assert [offer.variant for offer in report.offered] == [FLOAT]
+    assert [each.variant for each in report.refused] == ["int8", "int8-mixed"]
+    assert "with 1 operators as they are" in report.refused[1].reason
+    assert "agreement with float falls" in report.refused[1].reason
 
 
 def test_a_pass_that_fails_spoils_nothing_else(

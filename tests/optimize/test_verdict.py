@@ -17,7 +17,7 @@ def one_hot(*classes: int, of: int = 4, scale: float = 1.0) -> list[list[Any]]:
 
 
 def test_with_labels_top_1_decides() -> None:
-    golden = make_golden(one_hot(0, 1, 2, 3), np.array([0, 1, 2, 0]))
+    golden = make_golden(one_hot(0, 1, 2, 3), np.array([0, 1, 2, 0]), range(4))
     reference = golden.score(golden.answers)
     scores = golden.score(one_hot(0, 1, 3, 3))
     assert (golden.metric, reference.accuracy, scores.accuracy, scores.agreement) == ("top-1", 0.75, 0.5, 0.75)
@@ -27,7 +27,7 @@ def test_with_labels_top_1_decides() -> None:
 
 
 def test_without_labels_agreement_and_noise_decide() -> None:
-    golden = make_golden(one_hot(0, 1, 2, 3), None)
+    golden = make_golden(one_hot(0, 1, 2, 3), None, range(4))
     reference = golden.score(golden.answers)
     assert (golden.metric, reference.accuracy) == ("agreement", 1.0)
     assert "agreement" in golden.judge(golden.score(one_hot(0, 1, 2, 2)), reference, 1.0)
@@ -39,7 +39,7 @@ def test_without_labels_agreement_and_noise_decide() -> None:
 
 
 def test_outputs_without_classes_are_judged_by_noise() -> None:
-    golden = make_golden([[np.array([[2.0]], np.float32)]], None)
+    golden = make_golden([[np.array([[2.0]], np.float32)]], None, range(1))
     assert golden.metric == "sqnr"
     reference = golden.score(golden.answers)
     assert reference.accuracy is None
@@ -50,19 +50,19 @@ def test_outputs_without_classes_are_judged_by_noise() -> None:
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 @pytest.mark.parametrize("labels", [None, np.array([1, 1])])
 def test_answers_that_are_no_numbers_are_refused(value: float, labels: Any) -> None:
-    golden = make_golden(one_hot(1, 1), labels)
+    golden = make_golden(one_hot(1, 1), labels, range(2))
     broken = one_hot(1, 1)
     broken[1][0][0, 0] = value
     assert "finite" in golden.judge(golden.score(broken), golden.score(golden.answers), 100.0)
 
 
 def test_a_float_model_that_answers_nan_cannot_judge() -> None:
-    with pytest.raises(CalibrationError, match="NaN"):
-        make_golden([[np.array([[np.nan, 1.0]], np.float32)]], None)
+    with pytest.raises(CalibrationError, match="sample 17 with NaN"):
+        make_golden([[np.array([[np.nan, 1.0]], np.float32)]], None, [17])
 
 
 @pytest.mark.parametrize("labels", [[0, 1, 2, 4], [-1, 0, 1, 2], [0, 1, 2]])
 def test_labels_that_do_not_fit_are_refused(labels: list[int]) -> None:
     with pytest.raises(CalibrationError) as raised:
-        make_golden(one_hot(0, 1, 2, 3), np.array(labels))
+        make_golden(one_hot(0, 1, 2, 3), np.array(labels), range(4))
     assert raised.value.hint
