@@ -280,6 +280,20 @@ def make_resnet18(pixels: int = 224) -> onnx.ModelProto:
     return build.model("resnet18", inputs, [tensor(x, [1, 1000])])
 
 
+def make_resnet50(pixels: int = 224) -> onnx.ModelProto:
+    """Bottleneck blocks: narrow, convolve, widen; the stride is in the middle."""
+    build, x, inputs = start_image(pixels)
+    x = build.pool(build.conv(x, 64, 7, 2, act="Relu"), 3, 2, 1)
+    for width, repeats, first_stride in ((64, 3, 1), (128, 4, 2), (256, 6, 2), (512, 3, 2)):
+        for repeat in range(repeats):
+            stride = first_stride if repeat == 0 else 1
+            short = build.conv(x, 4 * width, 1, stride) if repeat == 0 else x
+            inner = build.conv(build.conv(x, width, 1, act="Relu"), width, 3, stride, act="Relu")
+            x = build.add("Relu", build.add("Add", build.conv(inner, 4 * width, 1), short))
+    x = build.classify(x, 1000)
+    return build.model("resnet50", inputs, [tensor(x, [1, 1000])])
+
+
 def make_if_bodies(pixels: int = 32) -> onnx.ModelProto:
     """A convolutional net with two Ifs whose branches read tensors and weights of the graph around them."""
     build, x, inputs = start_image(pixels)
@@ -340,6 +354,7 @@ MODELS: dict[str, Callable[[], onnx.ModelProto]] = {
     "mobilenetv2": make_mobilenetv2,
     "squeezenet": make_squeezenet,
     "resnet18": make_resnet18,
+    "resnet50": make_resnet50,
     "vit_tiny": make_vit_tiny,
     "minilm": make_minilm,
     "if_bodies": make_if_bodies,
