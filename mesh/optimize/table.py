@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from mesh.optimize.contract import Pass
 from mesh.optimize.dynamic_int8 import DynamicInt8
+from mesh.optimize.half import Half
 from mesh.optimize.preprocess import Preprocess
 from mesh.optimize.pruning import Pruned, PrunedInt8
 from mesh.optimize.safe_int8 import SafeInt8
@@ -16,6 +17,7 @@ PASSES: dict[str, Callable[[], Pass]] = {
     "int8": StaticInt8,
     "int8-safe": SafeInt8,
     "int8-dynamic": DynamicInt8,
+    "fp16": Half,
     "pruned": Pruned,
     "pruned-int8": PrunedInt8,
 }

@@ -64,7 +64,7 @@ async def _newest_in_force(client: Callable[[str], NodeClient], address: str, de
 
 
 async def _drain(driver: DeploymentDriver, key: Key, newest: Fence) -> None:
-    driver.tell(key.name, f"generation {key.fence} was replaced by {newest} while this node was away")
+    driver.tell(key.name, f"generation {key.fence} is replaced by {newest} on other nodes, and drained here")
     try:
         await driver.drain(key)
     except MeshError as error:  # somebody else has just removed it

@@ -53,7 +53,7 @@ def test_offered_variants_are_small_and_as_accurate_as_the_report_says(
     said: list[str] = []
     report = optimize(model, samples, labels, progress=said.append)
     offered = [offer.variant for offer in report.offered]
-    assert offered[:4] == [FLOAT, "int8", "int8-safe", "int8-dynamic"]
+    assert offered[:5] == [FLOAT, "int8", "int8-safe", "int8-dynamic", "fp16"]
     judged = [*offered, *(refusal.variant for refusal in report.refused)]
     assert {name.removesuffix("-mixed") for name in judged} == {FLOAT, *VARIANTS}
     assert report.metric == "top-1"

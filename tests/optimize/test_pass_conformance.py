@@ -59,13 +59,13 @@ def test_what_is_accepted_is_done(name: str, model_name: str) -> None:
 @pytest.mark.parametrize(
     ("model_name", "accepted"),
     [
-        ("conv", {"int8", "int8-safe"}),
-        ("conv-opset-7", {"int8", "int8-safe"}),
-        ("conv-opset-11", {"int8", "int8-safe"}),
-        ("conv-batch-1", {"int8", "int8-safe"}),
-        ("conv-open-sides", {"int8", "int8-safe"}),
-        ("products", {"int8", "int8-safe", "int8-dynamic", "pruned", "pruned-int8"}),
-        ("attention", {"int8-dynamic"}),
+        ("conv", {"int8", "int8-safe", "fp16"}),
+        ("conv-opset-7", {"int8", "int8-safe", "fp16"}),
+        ("conv-opset-11", {"int8", "int8-safe", "fp16"}),
+        ("conv-batch-1", {"int8", "int8-safe", "fp16"}),
+        ("conv-open-sides", {"int8", "int8-safe", "fp16"}),
+        ("products", {"int8", "int8-safe", "int8-dynamic", "fp16", "pruned", "pruned-int8"}),
+        ("attention", {"int8-dynamic", "fp16"}),
         ("weightless", set()),
     ],
 )
@@ -81,7 +81,7 @@ def test_nothing_is_quantised_twice(name: str) -> None:
     assert "already" in PASSES[name]().requires(quantised)
 
 
-@pytest.mark.parametrize("name", [name for name in VARIANTS if "pruned" not in name])
+@pytest.mark.parametrize("name", [name for name in VARIANTS if "int8" in name and "pruned" not in name])
 def test_operators_stay_in_float_where_asked(name: str) -> None:
     prepared, samples, _source = prepare("products")
     step = PASSES[name]()
@@ -90,6 +90,18 @@ def test_operators_stay_in_float_where_asked(name: str) -> None:
     assert quantised_count(made)
     assert [node.input[1] for node in weighted_operators(made)] == [first.input[1]]
     assert last.name not in [node.name for node in weighted_operators(made)]
+
+
+def test_float16_halves_the_weights_and_keeps_the_ends() -> None:
+    prepared, samples, source = prepare("products")
+    made = PASSES["fp16"]().apply(prepared, material(samples))
+    assert {each.data_type for each in made.graph.initializer} == {onnx.TensorProto.FLOAT16}
+    door = read_model_bytes(made.SerializeToString())
+    assert (door.inputs, door.outputs) == (source.inputs, source.outputs)
+    first, _last = weighted_operators(prepared)
+    mixed = PASSES["fp16"]().apply(prepared, material(samples, first.name))
+    kinds = {each.name: each.data_type for each in mixed.graph.initializer}
+    assert kinds[first.input[1]] == onnx.TensorProto.FLOAT
 
 
 def test_seven_bit_weights_leave_a_bit_free() -> None:
