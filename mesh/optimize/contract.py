@@ -42,7 +42,7 @@ class Material:
     """The half that calibrates; never the half that judges."""
     ranges: Ranges
     keep_float: frozenset[str] = field(default=frozenset())
-    """Names of operators that the pass leaves as they are."""
+    """Names of the parts (as `Pass.order` gives them) that the pass leaves as they are."""
 
 
 class Pass(Protocol):
@@ -64,5 +64,8 @@ class Pass(Protocol):
         ...
 
     def order(self, model: onnx.ModelProto, samples: Sequence[Feeds]) -> list[str]:
-        """Names of the operators that `keep_float` may hold, the first to be left alone first. Raises `PassFailed`."""
+        """Names of parts that `keep_float` may hold: operators or steps of them, the first to be left alone first.
+
+        Raises `PassFailed`.
+        """
         ...

@@ -191,23 +191,24 @@ class _Maker:
 
     def _search(self, step: Pass, refused: list[Refusal]) -> Offer | None:
         variant = f"{step.name}-mixed"
-        self.work.progress(f"{step.name}: refused; looking for the operators that must stay as they are")
+        self.work.progress(f"{step.name}: refused; looking for the parts that must stay as they are")
         order = step.order(self.prepared, self.material.samples)
 
         def attempt(keep_float: frozenset[str]) -> Offer | None:
-            self.work.progress(f"{variant}: {len(keep_float)} of {len(order)} operators as they are")
+            self.work.progress(f"{variant}: {len(keep_float)} of {len(order)} parts as they are")
             return self._attempt(step, variant, keep_float, self.work.choice)[0]
 
         chosen = fewest_in_float(order, attempt)
         if chosen is None:
-            refused.append(Refusal(variant, f"no choice among its {len(order)} operators passes the gate"))
+            refused.append(Refusal(variant, f"it fails even with all but one of {len(order)} parts as they are"))
             return None
+        left = f"with {len(chosen.kept_float)} of {len(order)} parts as they are"
         if len(chosen.data) >= len(self.work.model.data):
-            refused.append(Refusal(variant, f"with {len(chosen.kept_float)} operators as they are it is no smaller"))
+            refused.append(Refusal(variant, f"{left} it is no smaller"))
             return None
         scores, reason = self.work.verdict.judge(chosen.data)
         if reason:
-            refused.append(Refusal(variant, f"with {len(chosen.kept_float)} operators as they are, {reason}"))
+            refused.append(Refusal(variant, f"{left}, {reason}"))
             return None
         return replace(chosen, scores=scores)
 

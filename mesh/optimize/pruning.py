@@ -1,6 +1,7 @@
 """The pass that takes channels out, and repairs what read them: no training, a small sample.
 
-Of each span (`channels`) the channels that contribute least go: least energy on the sample, as its reader weighs it.
+Of each span (`channels`) the channels that contribute least go, eight by eight up to half: least energy on the sample,
+as its reader weighs it. Where that is too much for the gate, the costliest steps are given back first.
 Then the reader's weights are fitted anew, in closed form: the ones that, from the channels that are left, come closest
 to what the reader answered in the whole network (least squares, held near the old weights where the sample says
 little). Spans are taken in the graph's order, so that each repair also makes good what those before it lost. Without
@@ -48,7 +49,7 @@ SEED = 20261123
 
 
 class Pruned:
-    """Implements `contract.Pass`; operators that stay in float are those whose channels all stay."""
+    """Implements `contract.Pass`; what may be left alone are the steps by which spans lose channels (`_steps`)."""
 
     name = "pruned"
 
@@ -66,10 +67,10 @@ class Pruned:
         return "" if after.ByteSize() < before.ByteSize() else "it is no smaller"
 
     def order(self, model: onnx.ModelProto, samples: Sequence[Feeds]) -> list[str]:
-        """The spans whose repair leaves the largest part of the signal missing come first."""
+        """The steps that cost the largest part of the signal come first: they are given back first."""
         losses: dict[str, float] = {}
         prune(model, samples, frozenset(), losses=losses)
-        return sorted(losses, key=lambda maker: -losses[maker])
+        return sorted(losses, key=lambda step: -losses[step])
 
 
 class PrunedInt8(Pruned):
@@ -88,11 +89,20 @@ class PrunedInt8(Pruned):
 
 
 def _worth(spans: Sequence[Span]) -> list[Span]:
-    return [span for span in spans if _kept_count(span.channels) < span.channels]
+    return [span for span in spans if _steps(span)]
 
 
-def _kept_count(channels: int) -> int:
-    return math.ceil(channels * (1 - SHARE) / MULTIPLE) * MULTIPLE
+def _steps(span: Span) -> dict[str, int]:
+    """Name of each step by which a span loses channels, and how many it has left then; the least left comes last."""
+    least = math.ceil(span.channels * (1 - SHARE) / MULTIPLE) * MULTIPLE
+    first = (span.channels - 1) // MULTIPLE * MULTIPLE
+    return {f"{span.maker} to {count} channels": count for count in range(first, least - 1, -MULTIPLE)}
+
+
+def _kept_count(span: Span, left_alone: frozenset[str]) -> int:
+    """Only how many steps are left alone counts, not which: channels go in one order."""
+    taken = sum(step not in left_alone for step in _steps(span))
+    return [span.channels, *_steps(span).values()][taken]
 
 
 def prune(
@@ -106,23 +116,27 @@ def prune(
     """A new model with fewer channels. Raises `PassFailed`.
 
     Args:
-        left_alone: Makers whose channels all stay.
+        left_alone: Steps that are not taken (`_steps`).
         repairs: False leaves the readers' weights as they were: what the repair is worth.
-        losses: Filled with the part of the signal's energy that is missing after each repair, by maker.
+        losses: Filled with the part of the signal's energy that each step costs, by its name: what is missing after the
+            repair, divided among the steps as the energy of the channels that each takes.
     """
     made = onnx.ModelProto()
     made.CopyFrom(model)
     for span in _worth(find_spans(model)):
-        if span.maker in left_alone:
+        count = _kept_count(span, left_alone)
+        if count == span.channels:
             continue
         observed = _observe(model, made, span, samples)
-        kept = _choose(made, span, observed)
+        energy = _energy(made, span, observed)
+        ranked = np.argsort(-energy, kind="stable")
+        kept = sorted(ranked[:count].tolist())
         old = _reader_weights(made, span)
         take_out(made, span, kept)
         if repairs:
             missing = _repair(made, span, observed, kept, old)
             if losses is not None:
-                losses[span.maker] = missing
+                losses.update(_share_out(missing, span, energy[ranked]))
     return onnx.shape_inference.infer_shapes(made)
 
 
@@ -239,10 +253,21 @@ def _reader_weights(model: onnx.ModelProto, span: Span) -> Array:
     return weight.reshape(weight.shape[0], span.channels, -1)
 
 
-def _choose(model: onnx.ModelProto, span: Span, observed: _Observed) -> list[int]:
+def _energy(model: onnx.ModelProto, span: Span, observed: _Observed) -> Array:
+    """Of each channel, as the reader weighs it."""
     energy = np.mean(np.square(observed.read, dtype=np.float64), axis=0)  # (channels, places)
-    weighed = np.sum(energy * np.sum(np.square(_reader_weights(model, span), dtype=np.float64), axis=0), axis=1)
-    return sorted(np.argsort(-weighed, kind="stable")[: _kept_count(span.channels)].tolist())
+    weighed: Array = np.sum(energy * np.sum(np.square(_reader_weights(model, span), dtype=np.float64), axis=0), axis=1)
+    return weighed
+
+
+def _share_out(missing: float, span: Span, falling: Array) -> dict[str, float]:
+    """`missing` divided among the steps; `falling`: energy of the channels, the largest first."""
+    before, parts = span.channels, {}
+    for step, count in _steps(span).items():
+        parts[step] = float(falling[count:before].sum())
+        before = count
+    whole = sum(parts.values())
+    return {step: missing * (part / whole if whole else 1 / len(parts)) for step, part in parts.items()}
 
 
 def _repair(model: onnx.ModelProto, span: Span, observed: _Observed, kept: Sequence[int], old: Array) -> float:

@@ -168,7 +168,7 @@ def test_what_passes_only_where_it_was_chosen_is_refused(
     report = optimize(model, {"image": images}, max_drop_points=50)
     assert [offer.variant for offer in report.offered] == [FLOAT]
     assert [each.variant for each in report.refused] == ["int8", "int8-mixed"]
-    assert "with 1 operators as they are" in report.refused[1].reason
+    assert "with 1 of 5 parts as they are" in report.refused[1].reason
     assert "agreement with float falls" in report.refused[1].reason
 
 
