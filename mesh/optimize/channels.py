@@ -72,9 +72,7 @@ class _Finder:
         for node in model.graph.node:
             for name in node.input:
                 self._readers[name].append(node)
-            for attribute in node.attribute:  # a body may read any tensor of the graph around it
-                for body in (attribute.g, *attribute.graphs):
-                    self._outputs |= {name for inner in body.node for name in inner.input}
+            self._outputs |= read_inside(node)
 
     def span_from(self, maker: onnx.NodeProto) -> Span | None:
         if not self._is_own(maker) or (maker.op_type == "Conv" and group_of(maker) != 1):
@@ -128,7 +126,7 @@ class _Finder:
             return len(self._weights[constants[0]]) == 4
         if node.op_type == "Gemm":
             plain = attribute_of(node, "transA", 0) == 0 and attribute_of(node, "alpha", 1.0) == 1.0
-            bias = len(constants) == 1 or len(self._weights[constants[1]]) == 1
+            bias = len(constants) == 1 or self._weights[constants[1]] == (self._made_by(node),)
             return plain and bias and attribute_of(node, "beta", 1.0) == 1.0
         return len(self._weights[constants[0]]) == 2
 
@@ -137,6 +135,17 @@ class _Finder:
 
     def _is_depthwise(self, node: onnx.NodeProto, channels: int) -> bool:
         return self._is_own(node) and group_of(node) == channels == self._weights[node.input[1]][0]
+
+
+def read_inside(node: onnx.NodeProto) -> set[str]:
+    """Tensors that the bodies of a control-flow node read: any of the graph around it may be among them."""
+    found: set[str] = set()
+    for attribute in node.attribute:
+        for body in (attribute.g, *attribute.graphs):
+            for inner in body.node:
+                found |= {*inner.input, *read_inside(inner)}
+            found |= {each.name for each in body.output}
+    return found
 
 
 # Layout of weights ---------------------------------------------------------------------------------

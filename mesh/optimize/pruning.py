@@ -22,7 +22,7 @@ import onnx
 from onnx import numpy_helper
 
 from mesh.arrays import Array
-from mesh.optimize.channels import Span, find_spans, making_axis, take_out, weight_of
+from mesh.optimize.channels import Span, find_spans, making_axis, read_inside, take_out, weight_of
 from mesh.optimize.contract import Feeds, Material, PassFailed
 from mesh.optimize.operators import FIRST_PER_CHANNEL_OPSET, opset_of, quantised_count
 from mesh.optimize.quantiser import first_line
@@ -30,7 +30,7 @@ from mesh.optimize.running import open_session
 from mesh.optimize.safe_int8 import SafeInt8
 
 SHARE = 0.5
-"""Of the channels of each span: what residual networks give without loss; others get spans left alone by the gate."""
+"""Of the channels of each span, at most: what residual networks give without loss."""
 
 MULTIPLE = 8
 """Channels are kept by eights: kernels compute so many at once, and a ninth would cost as much as sixteen."""
@@ -185,10 +185,7 @@ class _Look:
         for node in reversed(model.graph.node):
             if needed.intersection(node.output):
                 kept.append(node)
-                needed.update(node.input)
-                for attribute in node.attribute:
-                    for body in (attribute.g, *attribute.graphs):
-                        needed.update(name for inner in body.node for name in inner.input)
+                needed.update({*node.input, *read_inside(node)})
         del shown.graph.node[:]
         shown.graph.node.extend(reversed(kept))
         weights = [each for each in model.graph.initializer if each.name in needed]

@@ -188,6 +188,31 @@ def test_an_output_keeps_its_channels() -> None:
     assert find_spans(model) == []
 
 
+def test_what_a_body_reads_keeps_its_channels() -> None:
+    """Two levels down."""
+    shown = helper.make_tensor_value_info("seen", FLOAT, None)
+    inner = helper.make_graph([helper.make_node("Identity", ["positive"], ["seen"])], "inner", [], [shown])
+    outer_out = helper.make_tensor_value_info("found", FLOAT, None)
+    nested = helper.make_node("If", ["yes"], ["found"], then_branch=inner, else_branch=inner)
+    outer = helper.make_graph([nested], "outer", [], [outer_out])
+    model = mobile()
+    model.graph.initializer.append(numpy_helper.from_array(np.array(True), "yes"))
+    model.graph.node.append(helper.make_node("If", ["yes"], ["z"], name="if", then_branch=outer, else_branch=outer))
+    assert find_spans(model) == []
+
+
+@pytest.mark.parametrize("shape", [(1,), (1, 16), ()], ids=["one", "row", "scalar"])
+def test_a_bias_for_all_channels_at_once_keeps_them(shape: tuple[int, ...]) -> None:
+    nodes = [
+        helper.make_node("Flatten", ["x"], ["f"], "flatten"),
+        helper.make_node("Gemm", ["f", "a.w", "a.b"], ["a"], "a"),
+        helper.make_node("Gemm", ["a", "b.w"], ["b"], "b"),
+    ]
+    bias = numpy_helper.from_array(np.zeros(shape, np.float32), "a.b")
+    model = build(nodes, [weight("a.w", 256, 16), bias, weight("b.w", 16, 3)], "b", ["batch", 3])
+    assert find_spans(model) == []
+
+
 @pytest.mark.parametrize("model", [mobile(), classifier()], ids=["mobile", "classifier"])
 def test_channels_that_say_nothing_go_without_a_trace(model: onnx.ModelProto) -> None:
     """Half of each span's channels are silenced first: then the pruned network is the network."""
