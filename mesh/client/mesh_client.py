@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from types import ModuleType
 
     from mesh.core.frame import Hop
+    from mesh.runtime.calls import Calls
     from mesh.runtime.frame_stream import Answer, FrameStream, StreamOptions
 
 Feeds = Mapping[str, Any] | Sequence[Any] | Any
@@ -81,7 +82,7 @@ class Model:
     def __init__(self, mesh: Mesh, deployment: Deployment) -> None:
         self._mesh = mesh
         self.deployment = deployment
-        self._calls: _Calls | None = None
+        self._calls: Calls | None = None
         self._opening = asyncio.Lock()
 
     @property
@@ -105,7 +106,7 @@ class Model:
         tensors, as_arrays = to_tensors(feeds, self.inputs)
         async with self._opening:
             if self._calls is None or self._calls.is_broken:
-                self._calls = await _Calls.open(self._mesh, self.deployment)
+                self._calls = await self._mesh.open_calls(self.deployment)
         answer = await self._calls.run(tensors)
         return dict(Result(answer, self.outputs, as_arrays))
 
@@ -146,57 +147,6 @@ class Model:
             finally:
                 feeding.cancel()
                 await asyncio.gather(feeding, return_exceptions=True)
-
-
-class _Calls:
-    """Independent calls over one unordered stream: each waits for the answer with its own number."""
-
-    def __init__(self, stream: FrameStream) -> None:
-        self._stream = stream
-        self._waiting: dict[int, asyncio.Future[Answer]] = {}
-        self.is_broken = False
-
-    @classmethod
-    async def open(cls, mesh: Mesh, deployment: Deployment) -> _Calls:
-        from mesh.runtime.frame_stream import StreamOptions
-
-        stream = await mesh.enter(mesh.open_stream(deployment, StreamOptions(is_ordered=False)))
-        calls = cls(stream)
-        mesh.tasks.spawn(calls._collect(), f"calls to {deployment.name}")
-        return calls
-
-    async def run(self, tensors: Sequence[Tensor]) -> Answer:
-        waiting: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
-        numbered: list[int] = []
-
-        def wait_for(sequence: int) -> None:  # before the frame leaves, and so before its answer
-            self._waiting[sequence] = waiting
-            numbered.append(sequence)
-
-        try:
-            await self._stream.send(tensors, wait_for)
-            answer = await waiting
-        finally:  # a call that was given up takes no answer, wherever it was
-            for sequence in numbered:
-                del self._waiting[sequence]
-            if waiting.done() and not waiting.cancelled():
-                waiting.exception()  # seen, even where sending failed first
-        if answer.outcome is not Outcome.OK:
-            raise answer.error or RunFailed(f"the call was answered {answer.outcome.name.lower()}")
-        return answer
-
-    async def _collect(self) -> None:
-        try:
-            async for answer in self._stream.answers():
-                waiting = self._waiting.get(answer.sequence)
-                if waiting is not None and not waiting.done():
-                    waiting.set_result(answer)
-        except MeshError as error:
-            for waiting in self._waiting.values():
-                if not waiting.done():
-                    waiting.set_exception(error)
-        finally:
-            self.is_broken = True
 
 
 class Mesh:
@@ -303,9 +253,15 @@ class Mesh:
         finally:
             await stream.close()
 
-    async def enter(self, context: contextlib.AbstractAsyncContextManager[FrameStream]) -> FrameStream:
-        """Keep a stream open for as long as this connection."""
-        return await self._stack.enter_async_context(context)
+    async def open_calls(self, deployment: Deployment) -> Calls:
+        """Independent calls over one unordered stream, which stays open for as long as this connection."""
+        from mesh.runtime.calls import Calls
+        from mesh.runtime.frame_stream import StreamOptions
+
+        opening = self.open_stream(deployment, StreamOptions(is_ordered=False))
+        calls = Calls(await self._stack.enter_async_context(opening))
+        self.tasks.spawn(calls.collect(), f"calls to {deployment.name}")
+        return calls
 
 
 def connect(

@@ -1,4 +1,4 @@
-"""The committed `mesh/v1` is what the pinned generator makes of `protos/mesh/v1`, file by file, byte by byte."""
+"""Committed `mesh/v1` and the gateways' descriptors are what the pinned generator makes of `protos`, byte by byte."""
 
 from __future__ import annotations
 
@@ -27,3 +27,6 @@ def test_generated_code_is_up_to_date(tmp_path: Path) -> None:
     assert sorted(made) == sorted(committed), "files are missing or stale: run scripts/generate_protos"
     different = [name for name in made if made[name] != committed[name]]
     assert not different, f"run scripts/generate_protos; different: {different}"
+    name = "public_protocols.binpb"
+    made_bytes = (tmp_path / "mesh" / "gateways" / name).read_bytes()
+    assert made_bytes == (ROOT / "mesh" / "gateways" / name).read_bytes(), f"run scripts/generate_protos: {name}"

@@ -7,10 +7,10 @@ from collections.abc import AsyncIterator, Callable, Sequence
 
 import pytest
 
-from mesh.client.mesh_client import _Calls
 from mesh.core.frame import Outcome
 from mesh.core.tensor import Tensor
-from mesh.errors import MeshError, NodeLost, RunFailed
+from mesh.errors import MeshError, NodeLost, Refused, RunFailed
+from mesh.runtime.calls import Calls
 from mesh.runtime.frame_stream import Answer
 
 
@@ -46,8 +46,8 @@ async def turn_over() -> None:
 @pytest.mark.parametrize("may_leave", [True, False])
 async def test_a_call_that_is_given_up_keeps_nothing(may_leave: bool) -> None:
     stream = ScriptedStream()
-    calls = _Calls(stream)  # type: ignore[arg-type]
-    collecting = asyncio.ensure_future(calls._collect())
+    calls = Calls(stream)  # type: ignore[arg-type]
+    collecting = asyncio.ensure_future(calls.collect())
     if not may_leave:
         stream.may_leave.clear()
     given_up = asyncio.ensure_future(calls.run(()))
@@ -68,8 +68,8 @@ async def test_a_call_that_is_given_up_keeps_nothing(may_leave: bool) -> None:
 
 async def test_answers_find_their_calls_in_any_order() -> None:
     stream = ScriptedStream()
-    calls = _Calls(stream)  # type: ignore[arg-type]
-    collecting = asyncio.ensure_future(calls._collect())
+    calls = Calls(stream)  # type: ignore[arg-type]
+    collecting = asyncio.ensure_future(calls.collect())
     running = [asyncio.ensure_future(calls.run(())) for _ in range(3)]
     await turn_over()
     for sequence, outcome in ((2, Outcome.OK), (0, Outcome.FAILED)):
@@ -82,3 +82,15 @@ async def test_answers_find_their_calls_in_any_order() -> None:
         await running[1]
     await collecting
     assert calls.is_broken and calls._waiting == {}
+
+
+async def test_a_call_that_waits_when_the_connection_is_closed_is_told() -> None:
+    stream = ScriptedStream()
+    calls = Calls(stream)  # type: ignore[arg-type]
+    collecting = asyncio.ensure_future(calls.collect())
+    running = asyncio.ensure_future(calls.run(()))
+    await turn_over()
+    collecting.cancel()
+    with pytest.raises(Refused, match="closed"):
+        await running
+    assert calls.is_broken
