@@ -12,6 +12,7 @@ import typer
 from mesh import __version__
 from mesh.errors import UsageError
 from mesh.wire.experiments import read_in_larger_pieces
+from nodes.gateway_command import gateway
 from nodes.lab_commands import lab_app
 from nodes.measuring_commands import bench, trace
 from nodes.optimize_command import optimize
@@ -370,6 +371,7 @@ def verify(
 
 app.command()(simulate)
 app.command()(optimize)
+app.command()(gateway)
 app.command()(bench)
 app.command()(trace)
 

@@ -25,7 +25,7 @@ from mesh.core.tensor import Tensor, TensorSpec
 from mesh.discovery import DiscoverySettings, make_discovery
 from mesh.discovery.interfaces import interfaces_to_browse
 from mesh.errors import MeshError, MissingExtra, NotFound, RunFailed, TensorMismatch
-from mesh.runtime.coordinator import CoordinatorPort
+from mesh.runtime.coordinator import Coordinator, CoordinatorPort
 from mesh.runtime.locate import ENVIRONMENT, open_coordinator
 from mesh.runtime.supervise import Supervisor
 from mesh.wire.channel import NodeClient
@@ -174,6 +174,7 @@ class Mesh:
         self._costs = costs
         self._warn = warn
         self._stack = contextlib.AsyncExitStack()
+        self._directory: Coordinator | None = None
         self.tasks = Supervisor()
 
     async def __aenter__(self) -> Mesh:
@@ -205,6 +206,13 @@ class Mesh:
     def coordinator(self) -> CoordinatorPort:
         """Whoever plans: a daemon that was named or found, else this process."""
         return self._located.port
+
+    @property
+    def directory(self) -> Coordinator:
+        """What the nodes themselves tell, asked from this process: needs no coordinator daemon."""
+        if self._directory is None:
+            self._directory = Coordinator(self._located.fleet)
+        return self._directory
 
     def client(self, address: str) -> NodeClient:
         """The connection to a node, "host:port", which stays this one's to close."""

@@ -49,6 +49,8 @@ QUARANTINE: dict[str, dict[str, str]] = {
         "mesh.model.read": ANYWHERE,  # a model file that is no ONNX fails with protobuf's DecodeError
     },
     "grpc": {"mesh.wire": ANYWHERE, "mesh.gateways": ANYWHERE},
+    "grpc_health": {"mesh.gateways": ANYWHERE},
+    "grpc_reflection": {"mesh.gateways": ANYWHERE},
     "ifaddr": {"mesh.discovery.interfaces": ANYWHERE},
     "ml_dtypes": {"mesh.arrays": LAZILY, "mesh.model": LAZILY},  # bfloat16 and the 8-bit floats
     "numpy": {
@@ -60,6 +62,7 @@ QUARANTINE: dict[str, dict[str, str]] = {
         "mesh.engines": ANYWHERE,
         "mesh.hardware": LAZILY,  # in the child process that measures
         "mesh.lab": ANYWHERE,
+        "mesh.gateways": ANYWHERE,
         "mesh.client": LAZILY,
         "nodes": LAZILY,
     },
@@ -72,7 +75,9 @@ QUARANTINE: dict[str, dict[str, str]] = {
     "PIL": {"mesh.client": LAZILY},
     "platformdirs": {"mesh.storage": LAZILY, "nodes": LAZILY},
     "rich": {"nodes.demo": ANYWHERE, "nodes": LAZILY},  # the demo has all extras; the command line imports it on use
+    "starlette": {"mesh.gateways": ANYWHERE},
     "typer": {"nodes": ANYWHERE},
+    "uvicorn": {"mesh.gateways": ANYWHERE},
     "zeroconf": {"mesh.discovery.mdns": ANYWHERE},
 }
 

@@ -35,8 +35,9 @@ async def test_it():
 """
 TASK_IN_RUN = """
 import asyncio
+KEPT = []  # else the collector may take task and event, which only know each other, before they are looked for
 async def leave():
-    asyncio.get_running_loop().create_task(asyncio.Event().wait(), name="left-behind")
+    KEPT.append(asyncio.get_running_loop().create_task(asyncio.Event().wait(), name="left-behind"))
 def test_it():
     asyncio.run(leave())
 """

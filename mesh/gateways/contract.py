@@ -1,0 +1,64 @@
+"""What gateways need of the mesh, and the values that their translations exchange with `inference`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from typing import Protocol
+
+from mesh.core.plan import Deployment
+from mesh.core.tensor import Tensor, TensorSpec
+from mesh.runtime.coordinator import CoordinatorPort
+from mesh.runtime.frame_stream import FrameStream, StreamOptions
+from mesh.runtime.supervise import Supervisor
+
+MODEL_VERSION = "1"
+"""The only one that a model has here: a model that is deployed again replaces the one before it."""
+
+
+class MeshPort(Protocol):
+    """A connection to the mesh that somebody else opened and closes; `mesh.client.mesh_client.Mesh` is one."""
+
+    tasks: Supervisor
+
+    @property
+    def coordinator(self) -> CoordinatorPort:
+        """Who plans: asked to load and unload."""
+        ...
+
+    @property
+    def directory(self) -> CoordinatorPort:
+        """What the nodes themselves tell of deployments: needs no coordinator."""
+        ...
+
+    def open_stream(
+        self, deployment: Deployment, options: StreamOptions
+    ) -> AbstractAsyncContextManager[FrameStream]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class InferenceRequest:
+    model: str
+    version: str
+    """Empty for the newest."""
+    inputs: Mapping[str, Tensor]
+    outputs: tuple[str, ...] = ()
+    """Which are wanted, in this order; empty for all."""
+    timeout_s: float | None = None
+    """None where the caller set none; `inference` has a limit of its own."""
+
+
+@dataclass(frozen=True, slots=True)
+class InferenceAnswer:
+    deployment: Deployment
+    outputs: tuple[tuple[TensorSpec, Tensor], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RepositoryEntry:
+    """One model of the repository index. `state`: READY, LOADING, UNLOADING or UNAVAILABLE."""
+
+    name: str
+    state: str
+    reason: str = ""

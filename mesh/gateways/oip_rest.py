@@ -1,0 +1,300 @@
+"""The Open Inference Protocol, version 2, over HTTP: JSON and binary tensors to `inference`, its errors to statuses.
+
+A Starlette application on uvicorn. Bodies are bounded one by one and together; what is larger is refused as it comes.
+One per gateway, started by its command, which gives the tasks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import contextlib
+import json
+import socket
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Any
+
+import uvicorn
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from mesh import __version__
+from mesh.errors import ListenError, Overloaded, UsageError
+from mesh.gateways.inference import InferenceGateway
+from mesh.gateways.oip_grpc import EXTENSIONS
+from mesh.gateways.oip_json import (
+    body_of_answer,
+    config_document,
+    metadata_document,
+    read_document,
+    request_from_document,
+    split_body,
+    statistics_document,
+)
+from mesh.gateways.statuses import http_status_of, line_of, told_of
+from mesh.runtime.supervise import Supervisor
+
+JSON_LENGTH_HEADER = "Inference-Header-Content-Length"
+
+MAX_BODY_BYTES = 256 << 20
+"""A request, or an uploaded model in base64."""
+
+MAX_BODIES_BYTES = 384 << 20
+"""Of all requests that are being received at once."""
+
+MAX_CONNECTIONS = 512
+
+LARGE_BYTES = 256 << 10
+"""JSON from this size on is read and written in a thread: it takes milliseconds, which others need not wait for."""
+
+KEEP_ALIVE_S = 60
+
+GRACE_S = 5
+"""At the end, for requests that are running."""
+
+_Handler = Callable[[Request], Awaitable[Response]]
+
+
+class OipRestServer:
+    """`await start(listen)`, and `stop` in any case."""
+
+    def __init__(self, gateway: InferenceGateway, tasks: Supervisor) -> None:
+        self._gateway = gateway
+        self._tasks = tasks
+        self._receiving_bytes = 0
+        self._server: _Server | None = None
+        self._serving: asyncio.Task[None] | None = None
+
+    async def start(self, listen: str) -> str:
+        """Listen; returns "host:port" with the port that was bound. Raises `ListenError`."""
+        listener = _bind(listen)
+        config = uvicorn.Config(
+            self._application(),
+            http="h11",
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            limit_concurrency=MAX_CONNECTIONS,
+            timeout_keep_alive=KEEP_ALIVE_S,
+            timeout_graceful_shutdown=GRACE_S,
+        )
+        self._server = _Server(config)
+        self._serving = self._tasks.spawn(self._server.serve([listener]), "gateway: HTTP")
+        host, port = listener.getsockname()[:2]
+        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+    async def stop(self) -> None:
+        """Let running requests end, for some seconds."""
+        if self._server is not None and self._serving is not None:
+            self._server.should_exit = True
+            await asyncio.wait({self._serving})
+
+    def _application(self) -> Starlette:
+        model = "/v2/models/{model}"
+        routes: list[tuple[str, str, _Handler]] = [
+            ("GET", "/v2", self._server_metadata),
+            ("GET", "/v2/health/live", self._live),
+            ("GET", "/v2/health/ready", self._ready),
+            ("GET", "/v2/models/stats", self._statistics),
+            ("POST", "/v2/repository/index", self._index),
+            ("POST", "/v2/repository/models/{model}/load", self._load),
+            ("POST", "/v2/repository/models/{model}/unload", self._unload),
+        ]
+        for prefix in (model, model + "/versions/{version}"):
+            routes += [
+                ("GET", prefix, self._metadata),
+                ("GET", prefix + "/ready", self._model_ready),
+                ("GET", prefix + "/config", self._config),
+                ("GET", prefix + "/stats", self._statistics),
+                ("POST", prefix + "/infer", self._infer),
+            ]
+        return Starlette(
+            routes=[Route(path, _answering(handler), methods=[method]) for method, path, handler in routes],
+            exception_handlers={HTTPException: _tell_http_error},
+        )
+
+    # Health and metadata --------------------------------------------------------------------------
+
+    async def _live(self, request: Request) -> Response:
+        return JSONResponse({"live": True})
+
+    async def _ready(self, request: Request) -> Response:
+        return _readiness({}, await self._gateway.is_mesh_ready())
+
+    async def _model_ready(self, request: Request) -> Response:
+        name, version = _model(request)
+        return _readiness({"name": name}, await self._gateway.is_ready(name, version))
+
+    async def _server_metadata(self, request: Request) -> Response:
+        return JSONResponse({"name": "infermesh", "version": __version__, "extensions": list(EXTENSIONS)})
+
+    async def _metadata(self, request: Request) -> Response:
+        return JSONResponse(metadata_document(await self._gateway.describe(*_model(request))))
+
+    async def _config(self, request: Request) -> Response:
+        return JSONResponse(config_document(await self._gateway.describe(*_model(request))))
+
+    async def _statistics(self, request: Request) -> Response:
+        counted = await self._gateway.statistics(*_model(request))
+        return JSONResponse({"model_stats": [statistics_document(name, stats) for name, stats in counted.items()]})
+
+    # The repository -------------------------------------------------------------------------------
+
+    async def _index(self, request: Request) -> Response:
+        with self._body_budget() as budget:
+            only_ready = bool(read_document(await _receive(request, budget)).get("ready", False))
+        return JSONResponse(
+            [
+                {"name": entry.name, "version": "1", "state": entry.state, "reason": entry.reason}
+                for entry in await self._gateway.index()
+                if entry.state == "READY" or not only_ready
+            ]
+        )
+
+    async def _load(self, request: Request) -> Response:
+        with self._body_budget() as budget:
+            document = read_document(await _receive(request, budget))
+            await self._gateway.load(_model(request)[0], _files(document.get("parameters", {})))
+        return Response()
+
+    async def _unload(self, request: Request) -> Response:
+        await self._gateway.unload(_model(request)[0])
+        return Response()
+
+    # Inference ------------------------------------------------------------------------------------
+
+    async def _infer(self, request: Request) -> Response:
+        name, version = _model(request)
+        with self._body_budget() as budget:
+            body = await _receive(request, budget)
+            document, binary = await _maybe_in_thread(
+                len(body) - len(body) // 2, split_body, body, _json_length(request)
+            )
+            asked = await _maybe_in_thread(
+                len(body) - len(binary), request_from_document, name, version, document, binary
+            )
+            answer = await self._gateway.infer(asked.request)
+        size = sum(len(tensor.data) for _, tensor in answer.outputs)
+        content, json_bytes = await _maybe_in_thread(size, body_of_answer, answer, asked)
+        if json_bytes is None:
+            return Response(content, media_type="application/json")
+        return Response(content, media_type="application/octet-stream", headers={JSON_LENGTH_HEADER: str(json_bytes)})
+
+    @contextlib.contextmanager
+    def _body_budget(self) -> Iterator[Callable[[int], None]]:
+        """Told of bytes as they come; gives them back at the end. Raises `Overloaded` where they are too many."""
+        taken = 0
+
+        def take(count: int) -> None:
+            nonlocal taken
+            taken += count
+            self._receiving_bytes += count
+            if self._receiving_bytes > MAX_BODIES_BYTES:
+                raise Overloaded("too many large requests at once", hint="send fewer at once, or try again later")
+
+        try:
+            yield take
+        finally:
+            self._receiving_bytes -= taken
+
+
+class _Server(uvicorn.Server):
+    """Leaves the process's signals to its command."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+def _bind(listen: str) -> socket.socket:
+    host, _, port = listen.rpartition(":")
+    host = host.strip("[]")
+    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, int(port)))
+    except OSError as error:
+        listener.close()
+        raise ListenError(
+            f"cannot listen on {listen}: {error.strerror}", hint="choose another port; 0 takes any free one"
+        ) from None
+    listener.setblocking(False)
+    return listener
+
+
+def _model(request: Request) -> tuple[str, str]:
+    return request.path_params.get("model", ""), request.path_params.get("version", "")
+
+
+def _json_length(request: Request) -> str | None:
+    return request.headers.get(JSON_LENGTH_HEADER)
+
+
+def _readiness(document: dict[str, Any], is_ready: bool) -> Response:
+    return JSONResponse({**document, "ready": is_ready}, status_code=200 if is_ready else 503)
+
+
+async def _receive(request: Request, budget: Callable[[int], None]) -> bytes:
+    encoding = request.headers.get("Content-Encoding", "identity")
+    if encoding != "identity":
+        raise HTTPException(415, f"content encoding {encoding[:40]!r} is not taken here: send the body as it is")
+    chunks: list[bytes] = []
+    size = 0
+    async for chunk in request.stream():
+        size += len(chunk)
+        if size > MAX_BODY_BYTES:
+            raise HTTPException(413, f"the body is larger than {MAX_BODY_BYTES >> 20} MiB")
+        budget(len(chunk))
+        chunks.append(chunk)
+    return b"".join(chunks)
+
+
+async def _maybe_in_thread(size: int, work: Callable[..., Any], *arguments: Any) -> Any:
+    return await asyncio.to_thread(work, *arguments) if size >= LARGE_BYTES else work(*arguments)
+
+
+def _files(parameters: Any) -> dict[str, bytes]:
+    if not isinstance(parameters, dict):
+        raise UsageError("'parameters' must be an object")
+    files: dict[str, bytes] = {}
+    for key, value in parameters.items():
+        kind, _, path = key.partition(":")
+        if kind == "config":
+            continue  # what a configuration may say (instances, batching) is the planner's here
+        if kind != "file" or not isinstance(value, str):
+            raise UsageError(f"unknown load parameter {key[:80]!r}", hint="file:1/model.onnx with the file in base64")
+        try:
+            files[path] = base64.b64decode(value, validate=True)
+        except binascii.Error as error:
+            raise UsageError(f"{key[:80]!r} is not base64: {error}") from None
+    return files
+
+
+def _answering(handler: _Handler) -> _Handler:
+    """`handler` with its errors as the protocol's JSON."""
+
+    async def answer(request: Request) -> Response:
+        try:
+            return await handler(request)
+        except (HTTPException, ClientDisconnect):
+            raise
+        except Exception as error:
+            told = told_of(error)
+            return _error(http_status_of(told), line_of(told))
+
+    return answer
+
+
+def _error(status: int, line: str) -> Response:
+    return Response(json.dumps({"error": line}), status_code=status, media_type="application/json")
+
+
+def _tell_http_error(request: Request, error: Exception) -> Response:
+    if not isinstance(error, HTTPException):
+        raise error
+    return _error(error.status_code, str(error.detail))
