@@ -56,6 +56,7 @@ def gateway(
 ) -> None:
     """Serve deployed models to clients of the Open Inference Protocol (Triton, KServe), over gRPC and HTTP."""
     from mesh.gateways.repository import ModelRepository
+    from mesh.hardware.allocator import keep_freed_memory
     from nodes.daemon import check_listen
 
     listen_grpc = None if grpc == OFF else check_listen(grpc, GRPC_PORT, insecure)
@@ -66,6 +67,7 @@ def gateway(
     opened = open_mesh(coordinator, peer, interface, mdns, cost_file())
     if insecure:
         say("warning: --insecure: anyone who reaches this gateway can use it, and read what passes through it")
+    keep_freed_memory()
     asyncio.run(_serve(opened, models, listen_grpc, listen_http, as_json))
 
 

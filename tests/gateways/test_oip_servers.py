@@ -6,6 +6,7 @@ import asyncio
 import base64
 import http.client
 import json
+import socket
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Any
@@ -353,6 +354,16 @@ async def test_bodies_beyond_the_limits_are_refused(served: Served, monkeypatch:
     monkeypatch.undo()
     status, _, _ = await served.fetch("POST", "/v2/models/echo/infer", {"inputs": [entry]})
     assert status == 200
+
+
+async def test_who_comes_at_once_is_served(served: Served) -> None:
+    server = OipRestServer(InferenceGateway(served.mesh, ModelRepository(None, False)), served.mesh.tasks)
+    host, _, port = (await server.start("127.0.0.1:0")).rpartition(":")
+    with socket.create_connection((host, int(port)), timeout=10) as early:  # before the loop has turned once
+        early.sendall(b"GET /v2/health/live HTTP/1.1\r\nHost: x\r\n\r\n")
+        early.settimeout(10)
+        assert (await asyncio.to_thread(early.recv, 15)) == b"HTTP/1.1 200 OK"
+    await server.stop()
 
 
 async def test_a_port_that_is_taken_is_told(served: Served) -> None:
