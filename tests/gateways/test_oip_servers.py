@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import http.client
 import json
 import socket
-from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
 from typing import Any
 
 import grpc
@@ -16,81 +13,15 @@ import pytest
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
 
-from mesh.core.tensor import Tensor
 from mesh.errors import EngineQuarantined, Infeasible, ListenError, MeshError, NodeLost, Overloaded, RunFailed, Timeout
 from mesh.gateways import oip_rest
 from mesh.gateways.inference import InferenceGateway
 from mesh.gateways.oip_grpc import OipGrpcServer
 from mesh.gateways.oip_rest import OipRestServer
-from mesh.gateways.public_messages import SERVICE, message_class, method_types
+from mesh.gateways.public_messages import SERVICE
 from mesh.gateways.repository import ModelRepository
-from mesh.runtime.supervise import Supervisor
-from tests.gateways.played_mesh import PlayedMesh
-from tests.runtime.fake_models import spec, until, values_of, vector
-
-ModelInferRequest = message_class("ModelInferRequest")
-
-
-@dataclass
-class Served:
-    mesh: PlayedMesh
-    grpc: str
-    http: str
-    channel: grpc.aio.Channel
-
-    async def call(self, method: str, /, timeout: float | None = 10, **fields: Any) -> Any:
-        request, response = method_types()[method]
-        call = self.channel.unary_unary(
-            f"/{SERVICE}/{method}",
-            request_serializer=request.SerializeToString,
-            response_deserializer=response.FromString,
-        )
-        return await call(request(**fields), timeout=timeout)
-
-    def stream(self, **options: Any) -> Any:
-        request, response = method_types()["ModelStreamInfer"]
-        return self.channel.stream_stream(
-            f"/{SERVICE}/ModelStreamInfer",
-            request_serializer=request.SerializeToString,
-            response_deserializer=response.FromString,
-        )(**options)
-
-    async def fetch(
-        self, method: str, path: str, body: Any = None, headers: dict[str, str] | None = None
-    ) -> tuple[int, bytes, dict[str, str]]:
-        data = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
-
-        def work() -> tuple[int, bytes, dict[str, str]]:
-            connection = http.client.HTTPConnection(self.http, timeout=10)
-            try:
-                connection.request(method, path, data, headers or {})
-                response = connection.getresponse()
-                return response.status, response.read(), dict(response.getheaders())
-            finally:
-                connection.close()
-
-        return await asyncio.to_thread(work)
-
-
-@pytest.fixture
-async def served() -> AsyncIterator[Served]:
-    async with Supervisor() as tasks:
-        mesh = PlayedMesh(tasks)
-        mesh.put("echo", [spec("x")], [spec("y")])
-        gateway = InferenceGateway(mesh, ModelRepository(None, True))
-        grpc_server, http_server = OipGrpcServer(gateway, tasks), OipRestServer(gateway, tasks)
-        try:
-            addresses = await grpc_server.start("127.0.0.1:0"), await http_server.start("127.0.0.1:0")
-            async with grpc.aio.insecure_channel(addresses[0]) as channel:
-                yield Served(mesh, *addresses, channel)
-        finally:
-            await http_server.stop()
-            await grpc_server.stop(0)
-
-
-def request_for(tensor: Tensor, **more: Any) -> dict[str, Any]:
-    entry = {"name": "x", "datatype": "FP32", "shape": tensor.shape}
-    return {"model_name": "echo", "inputs": [entry], "raw_input_contents": [bytes(tensor.data)], **more}
+from tests.gateways.served import ModelInferRequest, Served, request_for
+from tests.runtime.fake_models import vector
 
 
 async def test_a_request_is_answered_over_grpc(served: Served) -> None:
@@ -270,72 +201,6 @@ async def test_what_nobody_meant_to_raise_is_told_by_an_id_and_the_gateway_goes_
     await stream.done_writing()
     assert await stream.read() is grpc.aio.EOF
     assert (await served.call("ServerLive")).live
-
-
-# Streams ------------------------------------------------------------------------------------------
-
-
-async def test_a_stream_tells_errors_one_by_one_and_goes_on(served: Served) -> None:
-    stream = served.stream()
-    for number in range(6):
-        model = "none" if number == 2 else "echo"
-        await stream.write(ModelInferRequest(**request_for(vector(number), id=str(number), model_name=model)))
-    await stream.done_writing()
-    answers = [answer async for answer in stream]
-    assert {answer.infer_response.id for answer in answers} == set("012345")
-    assert all(answer.infer_response.parameters["triton_final_response"].bool_param for answer in answers)
-    failed = [answer.infer_response.id for answer in answers if answer.error_message]
-    assert failed == ["2"]
-
-
-async def test_a_strict_stream_ends_with_a_status(served: Served) -> None:
-    stream = served.stream(metadata=(("triton_grpc_error", "true"),))
-    await stream.write(ModelInferRequest(**request_for(vector(1), model_name="none")))
-    assert await stream.code() is grpc.StatusCode.NOT_FOUND
-
-
-async def test_answers_overtake_but_not_within_a_sequence(served: Served) -> None:
-    waiting: dict[float, Callable[[], None]] = {}
-    await served.call("ModelInfer", **request_for(vector(0)))
-    played = served.mesh.streams[0]
-    send = played.send
-
-    async def send_later(tensors: Any, on_numbered: Any) -> int:
-        """Frames are answered when the test says so, by their value."""
-        let_go = asyncio.Event()
-        waiting[values_of(tensors)[0]] = let_go.set
-        await let_go.wait()
-        return await send(tensors, on_numbered)
-
-    played.send = send_later  # type: ignore[method-assign]
-    stream = served.stream()
-    for value, sequence in ((1, 5), (2, 5), (3, 0)):
-        parameters = {"sequence_id": {"int64_param": sequence}}
-        await stream.write(ModelInferRequest(**request_for(vector(value), id=str(value), parameters=parameters)))
-    await until(lambda: len(waiting) == 3)
-    waiting[2]()
-    waiting[3]()
-    assert (await stream.read()).infer_response.id == "3"
-    waiting[1]()
-    assert [(await stream.read()).infer_response.id for _ in range(2)] == ["1", "2"]
-    await stream.done_writing()
-    assert await stream.read() is grpc.aio.EOF
-
-
-async def test_a_client_that_hangs_up_leaves_nothing(served: Served) -> None:
-    served.mesh.gate.clear()
-    before = asyncio.all_tasks()
-    stream = served.stream()
-    await stream.write(ModelInferRequest(**request_for(vector(1))))
-    await until(lambda: bool(served.mesh.streams) and served.mesh.streams[0].sent == 1)
-    stream.cancel()
-
-    def left() -> list[str]:
-        names = (task.get_name() for task in asyncio.all_tasks() - before)
-        return [name for name in names if "of a stream" in name]
-
-    await until(lambda: not left(), "the stream's tasks have ended")
-    served.mesh.gate.set()
 
 
 # The doors ----------------------------------------------------------------------------------------
