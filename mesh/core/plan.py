@@ -10,6 +10,8 @@ import enum
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from mesh.core.coding import CODECS as CODECS
+from mesh.core.coding import RAW as RAW
 from mesh.core.ids import DeploymentName, NodeId, Sha256
 from mesh.core.tensor import TensorSpec
 
@@ -21,11 +23,8 @@ class Objective(enum.Enum):
     ENERGY = "energy"
 
 
-RAW = "raw"
-"""The codec that everybody speaks: tensors as they are."""
-
-CODECS = (RAW,)
-"""What the data plane reads and writes. A plan that names another one is refused at the door."""
+DEFAULT_ANSWER_CHANGE = 0.02
+"""Where lossy codecs are allowed and nothing is said: 34 dB, where classifiers keep their top-1."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +39,10 @@ class Limits:
     """Runs the first stage because frames are made there and need not be received; None for any device."""
     replicas: int = 1
     """Most devices that share the frames of one stage."""
+    codecs: tuple[str, ...] = ()
+    """That may be used between two stages besides raw tensors; whoever allows a lossy one permits answers to change."""
+    answer_change: float = DEFAULT_ANSWER_CHANGE
+    """By so much at most: root mean square of the change over that of the answer, for each output."""
 
     def allows(self, device: NodeId) -> bool:
         return device not in self.excluded and (not self.only or device in self.only)
@@ -187,6 +190,10 @@ class Plan:
     @property
     def devices(self) -> tuple[NodeId, ...]:
         return tuple(dict.fromkeys(device for stage in self.stages for device in stage.devices))
+
+    def codec_into(self, stage: int) -> str:
+        """In which frames enter a stage; clients send raw tensors."""
+        return self.stages[stage - 1].codec if stage else RAW
 
 
 @dataclass(frozen=True, slots=True, order=True)

@@ -21,6 +21,7 @@ from mesh.core.plan import Deployment, Fence
 from mesh.core.report import DeploymentReport, Happening, StageReport
 from mesh.engines.contract import LoadOptions
 from mesh.errors import LoadFailed, MeshError, Refused, Timeout
+from mesh.runtime.edge_coding import check_codecs
 from mesh.runtime.edge_sender import Link
 from mesh.runtime.engine_pool import EngineLease, EnginePool
 from mesh.runtime.replicated_edge import make_edge
@@ -116,7 +117,7 @@ class DeploymentDriver:
 
         Who has hung up meanwhile cannot take back what it asked for, so what is not activated in time is removed.
         """
-        stages_on(deployment, self._node)
+        check_codecs(deployment, stages_on(deployment, self._node))
         key = machine.key_of(deployment)
         began = time.monotonic()
         self._stop_waiting_for(key)

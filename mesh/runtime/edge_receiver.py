@@ -16,6 +16,7 @@ from typing import Any, Protocol
 
 from mesh.control.flow import ReceiveWindow
 from mesh.control.timing import HANDSHAKE_TIMEOUT_S, HEARTBEAT_INTERVAL_S, Liveness
+from mesh.core.coding import RAW
 from mesh.core.frame import Frame
 from mesh.core.messages import (
     Acknowledge,
@@ -34,6 +35,7 @@ from mesh.core.messages import (
 from mesh.core.plan import Fence
 from mesh.core.tensor import TensorSpec
 from mesh.errors import MeshError, NodeLost, Overloaded, ProtocolViolation, StaleGeneration, Timeout, UsageError
+from mesh.runtime.edge_coding import decode_frame, is_coded, tensor_bytes
 from mesh.runtime.edge_sender import Link
 from mesh.runtime.stage import MAX_QUEUED_FRAMES, Stage
 from mesh.wire.frame_codec import MAX_FRAMES_PER_MESSAGE
@@ -59,7 +61,7 @@ SPARE_MESSAGES = 16
 class ServerLink(Link, Protocol):
     """A link whose frames can only be read once it is known what they must look like."""
 
-    def expect(self, boundary: tuple[TensorSpec, ...], fence: Fence) -> None: ...
+    def expect(self, boundary: tuple[TensorSpec, ...], fence: Fence, codec: str = RAW) -> None: ...
 
 
 FindStage = Callable[[OpenEdge | OpenResults], Stage]
@@ -225,7 +227,8 @@ class EdgeReceiver:
         if not isinstance(first, OpenEdge):
             raise ProtocolViolation(f"an edge began with {type(first).__name__}")
         stage = self._find_stage(first)
-        self._link.expect(stage.deployment.boundaries[stage.index], stage.deployment.fence)
+        deployment = stage.deployment
+        self._link.expect(deployment.boundaries[stage.index], deployment.fence, deployment.plan.codec_into(stage.index))
         is_replica = len(stage.deployment.plan.stages[stage.index].devices) > 1
         self._window = ReceiveWindow(EDGE_CREDIT_BYTES, is_prompt=is_replica)
         self._outgoing.put(EdgeAccepted(EDGE_CREDIT_BYTES))
@@ -265,8 +268,8 @@ class EdgeReceiver:
                             f"a frame of generation {message.term}.{message.generation} on an edge of {fence}"
                         )
                     if message.payload_bytes:
-                        self._window.received(message.payload_bytes)
-                    stage.offer(message, self)
+                        self._window.received(tensor_bytes(message))
+                    stage.offer(await decode_frame(message) if is_coded(message) else message, self)
                 case OpenStream():
                     _check_open(message)
                     opening = group.create_task(self._open(stage, message))

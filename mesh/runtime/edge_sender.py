@@ -1,5 +1,6 @@
 """The sending half of an edge: dials, keeps credits, and notices when the other side is gone.
 
+Frames leave in the codec that the plan gives the edge (`edge_coding`).
 Used by a stage for the next stage and by a client for the head. One edge carries many streams. It is
 dialled when the first stream is opened and again after a loss, so a node that came back is found
 without anybody's help. Losing the connection closes every stream on it with `NodeLost`.
@@ -17,6 +18,7 @@ from typing import Any, Protocol
 
 from mesh.control.flow import SendWindow
 from mesh.control.timing import DIAL_TIMEOUT_S, HEARTBEAT_INTERVAL_S, STREAM_OPEN_TIMEOUT_S, Liveness
+from mesh.core.coding import RAW
 from mesh.core.frame import Frame
 from mesh.core.messages import (
     CloseStream,
@@ -30,6 +32,7 @@ from mesh.core.messages import (
     StreamAccepted,
 )
 from mesh.errors import MeshError, NodeLost, ProtocolViolation, Timeout
+from mesh.runtime.edge_coding import encode_frames
 
 Spawn = Callable[[Coroutine[Any, Any, None], str], object]
 
@@ -88,8 +91,10 @@ class EdgeSender:
         spawn: Spawn,
         now: Callable[[], float] = time.monotonic,
         address: str = "",
+        codec: str = RAW,
     ) -> None:
         self._address = address
+        self._codec = codec
         self._dial = dial
         self._open_edge = open_edge
         self._peer = peer
@@ -193,7 +198,7 @@ class EdgeSender:
 
     async def _write_frames(self, connection: _Connection, frames: Sequence[Frame]) -> None:
         try:
-            await connection.link.send_frames(frames)
+            await connection.link.send_frames(await encode_frames(frames, self._codec))
         except MeshError as error:
             self._lose(connection, error)
 

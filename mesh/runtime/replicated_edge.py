@@ -160,6 +160,7 @@ def make_edge(
             spawn,
             now,
             deployment.addresses[device],
+            deployment.plan.codec_into(stage),
         )
         for device in its.devices
     ]

@@ -19,6 +19,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from mesh.core.coding import CODINGS_OF, RAW
 from mesh.core.frame import Frame
 from mesh.core.tensor import TensorSpec
 from mesh.errors import ProtocolViolation
@@ -69,10 +70,13 @@ class FrameAssembler:
     so that a peer takes no more memory than it has sent.
     """
 
-    def __init__(self, boundary: Sequence[TensorSpec], *, max_frame_bytes: int = MAX_FRAME_BYTES) -> None:
+    def __init__(
+        self, boundary: Sequence[TensorSpec], *, codec: str = RAW, max_frame_bytes: int = MAX_FRAME_BYTES
+    ) -> None:
+        """`codec` of the edge: tensors that are written otherwise than it allows are refused."""
         self._boundary = tuple(boundary)
         self._max_frame_bytes = max_frame_bytes
-        self._accepted = AcceptedHeaders()
+        self._accepted = AcceptedHeaders(codings=CODINGS_OF[codec])
         self._first: FramePart | None = None
         self._chunks: list[memoryview] = []
         self._pending_bytes = 0

@@ -9,10 +9,12 @@ wire type, numbers must fit, and a message holds one frame and nothing else that
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+import struct
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
+from mesh.core.coding import CODINGS_OF, RAW, CodedTensor, Coding
 from mesh.core.frame import Frame, Hop, Outcome
 from mesh.core.tensor import MAX_RANK, MAX_TENSOR_BYTES, DType, Tensor, TensorSpec
 from mesh.errors import (
@@ -35,6 +37,7 @@ from mesh.wire.frame_format import (
     MAX_REMEMBERED_BYTES,
     MAX_TENSORS,
     MAX_TRACEPARENT_BYTES,
+    MAX_ZERO_POINT,
     FramePart,
     TensorHeader,
 )
@@ -55,8 +58,13 @@ _FOLLOWER_FIELD = 7
 _SIBLING_FIELDS = frozenset({1, 2, 4, 5, 6})
 """The other members of the oneof that a frame is in."""
 
-_CODECS_OFFERED = frozenset({0, 1})
-"""Unspecified and raw."""
+ONLY_RAW = CODINGS_OF[RAW]
+"""What is taken where the plan gives the edge no codec."""
+
+_CODINGS = {coding.value: coding for coding in Coding} | {0: Coding.RAW}
+
+_BITS = struct.Struct("<I")
+_FLOAT = struct.Struct("<f")
 
 _OUTCOMES = {outcome.value: outcome for outcome in Outcome} | {0: Outcome.OK}
 
@@ -97,6 +105,8 @@ class AcceptedHeaders:
 
     headers: tuple[TensorHeader, ...] | None = None
     total: int = 0
+    codings: Collection[Coding] = ONLY_RAW
+    """That tensors may have."""
 
 
 def decode_frames(
@@ -202,7 +212,7 @@ def _complete(part: FramePart, boundary: Sequence[TensorSpec], accepted: Accepte
     if total > MAX_FRAME_BYTES:
         raise ProtocolViolation(f"frame {frame.sequence}: {total} bytes of payload, the limit is {MAX_FRAME_BYTES}")
     if part.headers != accepted.headers or total != accepted.total:
-        _check_headers(part.headers, total, boundary)
+        _check_headers(part.headers, total, boundary, accepted.codings)
         accepted.headers, accepted.total = part.headers, total
     if part.is_whole:
         frame.tensors = make_tensors(part.headers, part.payload, boundary)
@@ -225,11 +235,14 @@ def _check_chunk_size(part: FramePart) -> None:
         )
 
 
-def _check_headers(headers: Sequence[TensorHeader], total: int, boundary: Sequence[TensorSpec]) -> None:
+def _check_headers(
+    headers: Sequence[TensorHeader], total: int, boundary: Sequence[TensorSpec], codings: Collection[Coding]
+) -> None:
     """Hold dimensions and byte counts against the boundary before any tensor is made."""
     if len(headers) != len(boundary):
         missing = ", ".join(spec.name for spec in boundary[len(headers) :][:5])
         raise TensorMismatch(f"frame has {len(headers)} tensors of {len(boundary)} that cross here; missing: {missing}")
+    announced = decoded = 0
     for header, spec in zip(headers, boundary, strict=True):
         spec.check(spec.dtype, header.shape)
         extent = math.prod(size for size in header.shape if size) * max(spec.dtype.item_bytes, 1)
@@ -237,14 +250,41 @@ def _check_headers(headers: Sequence[TensorHeader], total: int, boundary: Sequen
             raise TensorMismatch(
                 f"tensor {spec.name!r}: shape {list(header.shape)} is above the limit of {MAX_TENSOR_BYTES} bytes"
             )
-        if spec.dtype.item_bytes and header.byte_length != math.prod(header.shape) * spec.dtype.item_bytes:
+        plain_bytes = math.prod(header.shape) * spec.dtype.item_bytes
+        if header.coding is not Coding.RAW:
+            _check_coding(header, spec, codings)
+        elif plain_bytes != header.byte_length and spec.dtype.item_bytes:
             raise TensorMismatch(
                 f"tensor {spec.name!r}: {header.byte_length} bytes for {spec.dtype.label}{list(header.shape)}, "
-                f"which needs {math.prod(header.shape) * spec.dtype.item_bytes}"
+                f"which needs {plain_bytes}"
             )
-    announced = sum(header.byte_length for header in headers)
+        announced += header.byte_length
+        decoded += plain_bytes
     if announced != total:
         raise TensorMismatch(f"frame has {total} bytes of payload, its tensors add up to {announced}")
+    if decoded > MAX_FRAME_BYTES:
+        raise TensorMismatch(f"frame has {decoded} bytes when it is decoded, the limit is {MAX_FRAME_BYTES}")
+
+
+def _check_coding(header: TensorHeader, spec: TensorSpec, codings: Collection[Coding]) -> None:
+    """What can be said of a coded tensor before it is decoded."""
+    coding, what = header.coding, f"tensor {spec.name!r}: codec {header.coding.value}"
+    if coding not in codings:
+        raise ProtocolViolation(f"{what} was not offered", hint="send what the plan says, or raw tensors")
+    item_bytes = spec.dtype.item_bytes
+    if coding.plain is not Coding.RAW:
+        if spec.dtype is not DType.FLOAT32:
+            raise ProtocolViolation(f"{what} of {spec.dtype.label}; only float32 is written with less")
+        item_bytes = 2 if coding.plain is Coding.FLOAT16 else 1
+    plain_bytes = math.prod(header.shape) * item_bytes
+    if coding.is_packed and not 0 < header.byte_length < plain_bytes:
+        raise ProtocolViolation(f"{what}: packed {header.byte_length} bytes are not fewer than {plain_bytes}")
+    if not coding.is_packed and header.byte_length != plain_bytes:
+        raise ProtocolViolation(f"{what}: {header.byte_length} bytes for {list(header.shape)}, it needs {plain_bytes}")
+    if coding.plain is Coding.INT8 and not (
+        0 < header.scale < math.inf and -MAX_ZERO_POINT <= header.zero_point <= MAX_ZERO_POINT
+    ):
+        raise ProtocolViolation(f"{what}: scale {header.scale} and zero point {header.zero_point} make no sense")
 
 
 def make_tensors(
@@ -254,8 +294,11 @@ def make_tensors(
     tensors: list[Tensor] = []
     offset = 0
     for header, spec in zip(headers, boundary, strict=True):
-        tensor = Tensor(spec.dtype, header.shape, payload[offset : offset + header.byte_length])
-        if spec.dtype is DType.STRING:  # all others have been held against their shapes
+        data = payload[offset : offset + header.byte_length]
+        tensor = Tensor(spec.dtype, header.shape, data)
+        if header.coding is not Coding.RAW:
+            tensor = CodedTensor(spec.dtype, header.shape, data, header.coding, header.scale, header.zero_point)
+        elif spec.dtype is DType.STRING:  # all others have been held against their shapes
             tensor.check_bytes(spec.name)
         tensors.append(tensor)
         offset += header.byte_length
@@ -267,7 +310,8 @@ def make_tensors(
 
 def _decode_tensor_header(data: bytes, name: str) -> TensorHeader:
     shape: list[int] = []
-    byte_length = 0
+    byte_length = zero_point = 0
+    coding, scale = Coding.RAW, 0.0
     for field, wire_type, value, stop in read_fields(data, 0, len(data)):
         if field == 1 and wire_type == LENGTH:
             offset = value
@@ -279,14 +323,21 @@ def _decode_tensor_header(data: bytes, name: str) -> TensorHeader:
             _append_dimension(shape, value, name)
         elif field == 2:
             _check_wire_type(f"tensor {name!r}", field, wire_type, VARINT)
-            if value not in _CODECS_OFFERED:
+            if value not in _CODINGS:
                 raise ProtocolViolation(f"tensor {name!r}: codec {value} was not offered", hint="send raw tensors")
+            coding = _CODINGS[value]
         elif field == 3:
             _check_wire_type(f"tensor {name!r}", field, wire_type, VARINT)
             byte_length = value
-        elif field in (4, 5):  # scale and zero point mean nothing to raw
-            _check_wire_type(f"tensor {name!r}", field, wire_type, FIXED32 if field == 4 else VARINT)
-    return TensorHeader(tuple(shape), byte_length)
+        elif field == 4:
+            _check_wire_type(f"tensor {name!r}", field, wire_type, FIXED32)
+            (scale,) = _FLOAT.unpack(_BITS.pack(value))
+        elif field == 5:
+            _check_wire_type(f"tensor {name!r}", field, wire_type, VARINT)
+            zero_point = value >> 1 if value & 1 == 0 else -(value >> 1) - 1
+    if coding is Coding.RAW:  # scale and zero point mean nothing to it
+        return TensorHeader(tuple(shape), byte_length)
+    return TensorHeader(tuple(shape), byte_length, coding, scale, zero_point)
 
 
 _remember_tensor_header = lru_cache(maxsize=MAX_TENSORS)(_decode_tensor_header)

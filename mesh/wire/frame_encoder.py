@@ -9,6 +9,7 @@ import struct
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 
+from mesh.core.coding import CodedTensor
 from mesh.core.frame import Frame, Hop, Outcome
 from mesh.core.tensor import MAX_RANK
 from mesh.errors import MeshError, ProtocolViolation
@@ -39,6 +40,7 @@ from mesh.wire.protobuf_bytes import (
 )
 
 _STREAM = struct.Struct("<BQ")
+_SCALE = struct.Struct("<Bf")
 
 
 def encode_frames(frames: Sequence[Frame]) -> Iterator[bytes]:
@@ -128,7 +130,11 @@ def _append_headers(encoded: bytearray, frame: Frame) -> None:
     if frame.error is not None:
         _append_delimited(encoded, 0x3A, _encode_error(frame.error))
     for tensor in frame.tensors:
-        _append_delimited(encoded, 0x42, _encode_tensor_header(tensor.shape, len(tensor.data)))
+        if isinstance(tensor, CodedTensor):
+            header = _encode_coded_header(tensor)
+        else:
+            header = _encode_tensor_header(tensor.shape, len(tensor.data))
+        _append_delimited(encoded, 0x42, header)
     if frame.traceparent:
         _append_delimited(encoded, 0x4A, frame.traceparent.encode())
     for hop in frame.hops:
@@ -165,6 +171,20 @@ def _encode_tensor_header(shape: tuple[int, ...], size_bytes: int) -> bytes:
     dimensions = b"".join(map(encode_varint, shape))
     encoded = b"\x0a" + encode_varint(len(dimensions)) + dimensions if dimensions else b""
     return encoded + b"\x18" + encode_varint(size_bytes) if size_bytes else encoded
+
+
+def _encode_coded_header(tensor: CodedTensor) -> bytes:
+    shape = _encode_tensor_header(tensor.shape, 0)
+    encoded = bytearray(shape)
+    encoded += bytes((0x10, tensor.coding))
+    encoded.append(0x18)
+    append_varint(encoded, len(tensor.data))
+    if tensor.scale:
+        encoded += _SCALE.pack(0x25, tensor.scale)
+    if tensor.zero_point:
+        encoded.append(0x28)
+        append_varint(encoded, 2 * tensor.zero_point if tensor.zero_point >= 0 else -2 * tensor.zero_point - 1)
+    return bytes(encoded)
 
 
 def _encode_hop(hop: Hop) -> bytearray:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from mesh.core.coding import Coding
 from mesh.core.frame import Frame
 from mesh.core.tensor import MAX_TENSOR_BYTES
 
@@ -68,7 +69,13 @@ payload_copies = PayloadCopies()
 class TensorHeader:
     shape: tuple[int, ...]
     byte_length: int
+    coding: Coding = Coding.RAW
+    scale: float = 0.0
+    zero_point: int = 0
 
+
+MAX_ZERO_POINT = 1 << 16
+"""Of int8: a sender stays within half of it."""
 
 MAX_REMEMBERED_BYTES = 64
 """Of a tensor's header: longer ones are read anew each time, so that a peer cannot fill memory with them."""

@@ -13,6 +13,7 @@ from typing import Any
 
 import grpc
 
+from mesh.core.coding import RAW
 from mesh.core.frame import Frame
 from mesh.core.messages import Message
 from mesh.core.plan import Fence
@@ -122,9 +123,9 @@ class AcceptedLink:
         self._received: deque[Message] = deque()
         """Frames that came in one message."""
 
-    def expect(self, boundary: tuple[TensorSpec, ...], fence: Fence) -> None:
-        """From now on frames are understood, and must look like this."""
-        self._assembler = FrameAssembler(boundary)
+    def expect(self, boundary: tuple[TensorSpec, ...], fence: Fence, codec: str = RAW) -> None:
+        """From now on frames are understood, and must look like this; coded tensors are left to whoever receives."""
+        self._assembler = FrameAssembler(boundary, codec=codec)
 
     async def send(self, message: Message) -> None:
         await self._write(self._encode(message))

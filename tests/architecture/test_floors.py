@@ -19,6 +19,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("mesh.errors",),
     ("mesh.core",),
     ("mesh.arrays",),  # Tensor to NumPy and back, for everything above that may use NumPy
+    ("mesh.codecs",),  # tensors smaller for the wire, and back
     ("mesh.planning", "mesh.control", "mesh.model"),
     ("mesh.simulate", "mesh.optimize"),
     ("mesh.wire", "mesh.discovery", "mesh.engines", "mesh.hardware", "mesh.storage"),
@@ -55,6 +56,7 @@ QUARANTINE: dict[str, dict[str, str]] = {
     "ml_dtypes": {"mesh.arrays": LAZILY, "mesh.model": LAZILY},  # bfloat16 and the 8-bit floats
     "numpy": {
         "mesh.arrays": ANYWHERE,
+        "mesh.codecs": ANYWHERE,
         "mesh.planning": ANYWHERE,
         "mesh.model": ANYWHERE,
         "mesh.simulate": ANYWHERE,
@@ -78,6 +80,7 @@ QUARANTINE: dict[str, dict[str, str]] = {
     "starlette": {"mesh.gateways": ANYWHERE},
     "typer": {"nodes": ANYWHERE},
     "uvicorn": {"mesh.gateways": ANYWHERE},
+    "zstandard": {"mesh.codecs": LAZILY},
     "zeroconf": {"mesh.discovery.mdns": ANYWHERE},
 }
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, cast
 
+from mesh.core.coding import RAW
 from mesh.core.frame import Frame
 from mesh.core.ids import NodeId
 from mesh.core.messages import Message, OpenEdge, OpenResults
@@ -82,7 +83,7 @@ class LoopbackLink:
     async def receive(self) -> Message | None:
         return await self._inward.get()
 
-    def expect(self, boundary: tuple[TensorSpec, ...], fence: Fence) -> None:
+    def expect(self, boundary: tuple[TensorSpec, ...], fence: Fence, codec: str = RAW) -> None:
         """Messages are handed over as they are."""
 
     def cancel(self) -> None:
