@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -20,12 +21,22 @@ if TYPE_CHECKING:
 
 GRPC_PORT = 8001
 HTTP_PORT = 8000
+METRICS_PORT = 8002
 """Where clients of the protocol look by default."""
 
 OFF = "off"
 
 GRACE_S = 5.0
 """For requests that are running when the gateway is told to end."""
+
+
+@dataclass(frozen=True, slots=True)
+class Listen:
+    """ "HOST:PORT" of each service; None for those that are off."""
+
+    grpc: str | None
+    http: str | None
+    metrics: str | None
 
 
 @command
@@ -37,6 +48,14 @@ def gateway(
     http: Annotated[
         str | None,
         typer.Option("--http", metavar="HOST:PORT", help=f"Where to serve HTTP; default: port {HTTP_PORT}; or {OFF}."),
+    ] = None,
+    metrics: Annotated[
+        str | None,
+        typer.Option(
+            "--metrics",
+            metavar="HOST:PORT",
+            help=f"Where Prometheus finds this gateway and every node; default: port {METRICS_PORT}; or {OFF}.",
+        ),
     ] = None,
     repository: Annotated[
         Path | None,
@@ -59,26 +78,26 @@ def gateway(
     from mesh.hardware.allocator import keep_freed_memory
     from nodes.daemon import check_listen
 
-    listen_grpc = None if grpc == OFF else check_listen(grpc, GRPC_PORT, insecure)
-    listen_http = None if http == OFF else check_listen(http, HTTP_PORT, insecure)
-    if listen_grpc is None and listen_http is None:
+    chosen = ((grpc, GRPC_PORT), (http, HTTP_PORT), (metrics, METRICS_PORT))
+    listen = Listen(*(None if where == OFF else check_listen(where, port, insecure) for where, port in chosen))
+    if listen.grpc is None and listen.http is None:
         raise UsageError("with both --grpc off and --http off there is nothing to serve")
     models = ModelRepository(repository, allow_load)
     opened = open_mesh(coordinator, peer, interface, mdns, cost_file())
     if insecure:
         say("warning: --insecure: anyone who reaches this gateway can use it, and read what passes through it")
     keep_freed_memory()
-    asyncio.run(_serve(opened, models, listen_grpc, listen_http, as_json))
+    asyncio.run(_serve(opened, models, listen, as_json))
 
 
-async def _serve(
-    opened: Mesh, models: ModelRepository, listen_grpc: str | None, listen_http: str | None, as_json: bool
-) -> None:
+async def _serve(opened: Mesh, models: ModelRepository, listen: Listen, as_json: bool) -> None:
     """Until SIGTERM or SIGINT; then running requests are answered, for some seconds."""
     try:
+        from mesh.gateways.http_server import HttpServer
         from mesh.gateways.inference import InferenceGateway
+        from mesh.gateways.metrics_server import MetricsPages
         from mesh.gateways.oip_grpc import OipGrpcServer
-        from mesh.gateways.oip_rest import OipRestServer
+        from mesh.gateways.oip_rest import OipRest
     except ImportError as error:
         raise _missing(error) from None
     from mesh.runtime.service_manager import ServiceManager
@@ -89,14 +108,19 @@ async def _serve(
     async with opened as mesh, contextlib.AsyncExitStack() as stack:
         meaning = InferenceGateway(mesh, models)
         addresses: dict[str, str] = {}
-        if listen_grpc is not None:
+        if listen.grpc is not None:
             grpc_server = OipGrpcServer(meaning, mesh.tasks)
             stack.push_async_callback(grpc_server.stop, GRACE_S)
-            addresses["grpc"] = await grpc_server.start(listen_grpc)
-        if listen_http is not None:
-            http_server = OipRestServer(meaning, mesh.tasks)
-            stack.push_async_callback(http_server.stop)
-            addresses["http"] = await http_server.start(listen_http)
+            addresses["grpc"] = await grpc_server.start(listen.grpc)
+        pages = {
+            "http": (listen.http, OipRest(meaning).application),
+            "metrics": (listen.metrics, MetricsPages(meaning, mesh.directory).application),
+        }
+        for kind, (address, make_application) in pages.items():
+            if address is not None:
+                server = HttpServer(make_application(), mesh.tasks)
+                stack.push_async_callback(server.stop)
+                addresses[kind] = await server.start(address)
         told = " and ".join(f"{kind} on {address}" for kind, address in addresses.items())
         if as_json:
             print(json.dumps(addresses), flush=True)

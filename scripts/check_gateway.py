@@ -10,8 +10,10 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 from check_lab import MESH, MODEL, ROOT, call, lab, start_on, states
 
@@ -39,7 +41,7 @@ MEASURED_WITHIN_S = 60.0
 READY_WITHIN_S = 30.0
 CLIENT_LIMIT_S = 240.0
 STOP_WITHIN_S = 20.0
-GRPC_PORT, HTTP_PORT = 8001, 8000
+GRPC_PORT, HTTP_PORT, METRICS_PORT = 8001, 8000, 8002
 
 BUF = [str(ROOT / ".venv-clients" / "bin" / "buf"), "curl", "--protocol", "grpc", "--http2-prior-knowledge"]
 SERVICE = "inference.GRPCInferenceService"
@@ -77,7 +79,8 @@ def gateway() -> Iterator[None]:
     try:
         assert process.stdout is not None
         told = process.stdout.readline()
-        assert json.loads(told) == {"grpc": f"0.0.0.0:{GRPC_PORT}", "http": f"0.0.0.0:{HTTP_PORT}"}, told
+        ports = {"grpc": GRPC_PORT, "http": HTTP_PORT, "metrics": METRICS_PORT}
+        assert json.loads(told) == {kind: f"0.0.0.0:{port}" for kind, port in ports.items()}, told
         yield
     finally:
         process.terminate()
@@ -109,6 +112,55 @@ def check_curl(address: str) -> None:
     print("curl: answered and refused")
 
 
+PROMETHEUS = """
+global: {{scrape_interval: 1s}}
+scrape_configs:
+  - job_name: mesh
+    http_sd_configs: [{{url: "http://{address}/prometheus/targets", refresh_interval: 1s}}]
+"""
+SCRAPED_WITHIN_S = 60.0
+
+
+def check_metrics(address: str) -> None:
+    """promtool reads them, and Prometheus itself finds and scrapes the gateway and every node."""
+    targets = json.loads(run_on("user", "curl", "-sS", f"http://{address}/prometheus/targets"))
+    paths = [group["labels"].get("__metrics_path__", "/metrics") for group in targets]
+    assert len(paths) == BOARDS + 1, targets
+    for path in paths:
+        page = run_on("user", "curl", "-sS", "--fail", f"http://{address}{path}")
+        checked = subprocess.run(["promtool", "check", "metrics"], input=page, capture_output=True, text=True)
+        assert checked.returncode == 0, f"{path}: {checked.stdout}{checked.stderr}"
+    with tempfile.TemporaryDirectory() as folder:
+        config = Path(folder) / "prometheus.yml"
+        config.write_text(PROMETHEUS.format(address=address))
+        options = [
+            f"--config.file={config}",
+            f"--storage.tsdb.path={folder}/data",
+            "--web.listen-address=127.0.0.1:9090",
+        ]
+        server = start_on(LAB, "user", "prometheus", *options, "--log.level=error")
+        try:
+            deadline = time.monotonic() + SCRAPED_WITHIN_S
+            query = "http://127.0.0.1:9090/api/v1/query?query=mesh_stage_frames_total>0"
+            up = "http://127.0.0.1:9090/api/v1/query?query=up==1"
+            while time.monotonic() < deadline:
+                found = [_query(url) for url in (up, query)]
+                if found == [BOARDS + 1, BOARDS]:
+                    break
+            else:
+                raise AssertionError(f"up: {found[0]} of {BOARDS + 1}; nodes with frames: {found[1]} of {BOARDS}")
+        finally:
+            server.terminate()
+            server.communicate(timeout=STOP_WITHIN_S)
+    print(f"Prometheus: found and scraped the gateway and {BOARDS} nodes by itself; promtool has no complaint")
+
+
+def _query(url: str) -> int:
+    """How many series; 0 while Prometheus is not up."""
+    words = ["curl", "-sS", "--fail", "--globoff", "--retry", "20", "--retry-connrefused", "--retry-delay", "1", url]
+    return len(json.loads(run_on("user", *words))["data"]["result"])
+
+
 def main() -> None:
     if os.geteuid() != 0:
         print("SKIPPED: a lab needs root; nothing was checked", file=sys.stderr)
@@ -129,6 +181,7 @@ def main() -> None:
                 print(run_on("user", python, script, grpc_address, http_address, str(MODEL)), end="", flush=True)
             check_buf(grpc_address)
             check_curl(http_address)
+            check_metrics(f"{host}:{METRICS_PORT}")
         print(call("lab", "status", "--name", LAB), end="")
     print("ok: every client works unmodified")
 

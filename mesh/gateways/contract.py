@@ -10,11 +10,18 @@ from typing import Protocol
 from mesh.core.plan import Deployment
 from mesh.core.tensor import Tensor, TensorSpec
 from mesh.runtime.coordinator import CoordinatorPort
+from mesh.runtime.fleet import Answered
 from mesh.runtime.frame_stream import FrameStream, StreamOptions
 from mesh.runtime.supervise import Supervisor
 
 MODEL_VERSION = "1"
 """The only one that a model has here: a model that is deployed again replaces the one before it."""
+
+
+class Directory(CoordinatorPort, Protocol):
+    async def look(self) -> list[Answered]:
+        """Each node that answers, with what it tells of its stages."""
+        ...
 
 
 class MeshPort(Protocol):
@@ -28,7 +35,7 @@ class MeshPort(Protocol):
         ...
 
     @property
-    def directory(self) -> CoordinatorPort:
+    def directory(self) -> Directory:
         """What the nodes themselves tell of deployments: needs no coordinator."""
         ...
 

@@ -77,8 +77,9 @@ class InferenceGateway:
                     tensors = _in_order(request.inputs, deployment)
                     wanted = _wanted(request.outputs, deployment)
                     answer = await self._calls.run(request.model, tensors)
-                except (MeshError, asyncio.CancelledError):
-                    self._counters(request.model).count_failure(self._now() - began)
+                except (MeshError, asyncio.CancelledError) as error:
+                    code = error.code if isinstance(error, MeshError) else Timeout.code
+                    self._counters(request.model).count_failure(self._now() - began, code)
                     raise
         self._counters(request.model).count_success(self._now() - began, answer.hops, self._unix_now())
         outputs = tuple((deployment.outputs[index], answer.tensors[index]) for index in wanted)
@@ -144,6 +145,15 @@ class InferenceGateway:
         for name in await asyncio.to_thread(self._repository.names):
             entries.setdefault(name, RepositoryEntry(name, "UNAVAILABLE", "unloaded"))
         return [entries[name] for name in sorted(entries)]
+
+    @property
+    def requests_in_flight(self) -> int:
+        return self._requests
+
+    @property
+    def counted(self) -> Mapping[str, ModelStatistics]:
+        """By model."""
+        return self._statistics
 
     async def statistics(self, name: str, version: str) -> dict[str, ModelStatistics]:
         """By model; of `name` alone where it is not empty, which then must be deployed."""

@@ -1,7 +1,7 @@
 """The Open Inference Protocol, version 2, over HTTP: JSON and binary tensors to `inference`, its errors to statuses.
 
-A Starlette application on uvicorn. Bodies are bounded one by one and together; what is larger is refused as it comes.
-One per gateway, started by its command, which gives the tasks.
+A Starlette application. Bodies are bounded one by one and together; what is larger is refused as it comes. One per
+gateway, made by its command.
 """
 
 from __future__ import annotations
@@ -11,11 +11,9 @@ import base64
 import binascii
 import contextlib
 import json
-import socket
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
-import uvicorn
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
@@ -23,7 +21,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from mesh import __version__
-from mesh.errors import ListenError, Overloaded, UsageError
+from mesh.errors import Overloaded, UsageError
 from mesh.gateways.inference import InferenceGateway
 from mesh.gateways.oip_grpc import EXTENSIONS
 from mesh.gateways.oip_json import (
@@ -36,7 +34,6 @@ from mesh.gateways.oip_json import (
     statistics_document,
 )
 from mesh.gateways.statuses import http_status_of, line_of, told_of
-from mesh.runtime.supervise import Supervisor
 
 JSON_LENGTH_HEADER = "Inference-Header-Content-Length"
 
@@ -46,55 +43,20 @@ MAX_BODY_BYTES = 256 << 20
 MAX_BODIES_BYTES = 384 << 20
 """Of all requests that are being received at once."""
 
-MAX_CONNECTIONS = 512
-
 LARGE_BYTES = 256 << 10
 """JSON from this size on is read and written in a thread: it takes milliseconds, which others need not wait for."""
-
-KEEP_ALIVE_S = 60
-
-GRACE_S = 5
-"""At the end, for requests that are running."""
 
 _Handler = Callable[[Request], Awaitable[Response]]
 
 
-class OipRestServer:
-    """`await start(listen)`, and `stop` in any case."""
+class OipRest:
+    """The application; `http_server` serves it."""
 
-    def __init__(self, gateway: InferenceGateway, tasks: Supervisor) -> None:
+    def __init__(self, gateway: InferenceGateway) -> None:
         self._gateway = gateway
-        self._tasks = tasks
         self._receiving_bytes = 0
-        self._server: _Server | None = None
-        self._serving: asyncio.Task[None] | None = None
 
-    async def start(self, listen: str) -> str:
-        """Listen; returns "host:port" with the port that was bound. Raises `ListenError`."""
-        listener = _bind(listen)
-        config = uvicorn.Config(
-            self._application(),
-            http="h11",
-            ws="none",
-            lifespan="off",
-            log_config=None,
-            access_log=False,
-            limit_concurrency=MAX_CONNECTIONS,
-            timeout_keep_alive=KEEP_ALIVE_S,
-            timeout_graceful_shutdown=GRACE_S,
-        )
-        self._server = _Server(config)
-        self._serving = self._tasks.spawn(self._server.serve([listener]), "gateway: HTTP")
-        host, port = listener.getsockname()[:2]
-        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-
-    async def stop(self) -> None:
-        """Let running requests end, for some seconds."""
-        if self._server is not None and self._serving is not None:
-            self._server.should_exit = True
-            await asyncio.wait({self._serving})
-
-    def _application(self) -> Starlette:
+    def application(self) -> Starlette:
         model = "/v2/models/{model}"
         routes: list[tuple[str, str, _Handler]] = [
             ("GET", "/v2", self._server_metadata),
@@ -201,33 +163,6 @@ class OipRestServer:
             yield take
         finally:
             self._receiving_bytes -= taken
-
-
-class _Server(uvicorn.Server):
-    """Leaves the process's signals to its command."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
-
-
-def _bind(listen: str) -> socket.socket:
-    host, _, port = listen.rpartition(":")
-    host = host.strip("[]")
-    # With the protocol named, asyncio turns Nagle's algorithm off for what is accepted; else answers wait 40 ms.
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind((host, int(port)))
-        listener.listen(MAX_CONNECTIONS)  # who comes before the server has started waits, and is not refused
-    except OSError as error:
-        listener.close()
-        raise ListenError(
-            f"cannot listen on {listen}: {error.strerror}", hint="choose another port; 0 takes any free one"
-        ) from None
-    listener.setblocking(False)
-    return listener
 
 
 def _model(request: Request) -> tuple[str, str]:

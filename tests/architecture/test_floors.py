@@ -77,6 +77,7 @@ QUARANTINE: dict[str, dict[str, str]] = {
     "PIL": {"mesh.client": LAZILY},
     "platformdirs": {"mesh.storage": LAZILY, "nodes": LAZILY},
     "rich": {"nodes.demo": ANYWHERE, "nodes": LAZILY},  # the demo has all extras; the command line imports it on use
+    "prometheus_client": {"mesh.gateways": ANYWHERE},
     "starlette": {"mesh.gateways": ANYWHERE},
     "typer": {"nodes": ANYWHERE},
     "uvicorn": {"mesh.gateways": ANYWHERE},

@@ -12,6 +12,7 @@ from mesh.core.plan import Deployment, Fence, PlanOptions
 from mesh.core.report import DeploymentReport, NodeView
 from mesh.core.tensor import Tensor, TensorSpec
 from mesh.errors import DeploymentNotFound, MeshError
+from mesh.runtime.fleet import Answered
 from mesh.runtime.frame_stream import Answer, StreamOptions
 from mesh.runtime.supervise import Supervisor
 from tests.runtime.fake_models import FIRST, chain, make_deployment
@@ -77,6 +78,8 @@ class PlayedMesh:
     uploads: list[bytes] = field(default_factory=list)
     nodes: list[NodeView] = field(default_factory=list)
     states: dict[str, str] = field(default_factory=dict)
+    answering: list[Answered] = field(default_factory=list)
+    looks: int = 0
 
     def __post_init__(self) -> None:
         self.gate.set()
@@ -105,6 +108,10 @@ class PlayedMesh:
 
     async def list_nodes(self) -> list[NodeView]:
         return self.nodes
+
+    async def look(self) -> list[Answered]:
+        self.looks += 1
+        return self.answering
 
     async def resolve(self, name: str) -> Deployment:
         if name not in self.deployments:

@@ -13,9 +13,10 @@ import grpc
 import pytest
 
 from mesh.core.tensor import Tensor
+from mesh.gateways.http_server import HttpServer
 from mesh.gateways.inference import InferenceGateway
 from mesh.gateways.oip_grpc import OipGrpcServer
-from mesh.gateways.oip_rest import OipRestServer
+from mesh.gateways.oip_rest import OipRest
 from mesh.gateways.public_messages import SERVICE, message_class, method_types
 from mesh.gateways.repository import ModelRepository
 from mesh.runtime.supervise import Supervisor
@@ -72,7 +73,7 @@ async def served() -> AsyncIterator[Served]:
         mesh = PlayedMesh(tasks)
         mesh.put("echo", [spec("x")], [spec("y")])
         gateway = InferenceGateway(mesh, ModelRepository(None, True))
-        grpc_server, http_server = OipGrpcServer(gateway, tasks), OipRestServer(gateway, tasks)
+        grpc_server, http_server = OipGrpcServer(gateway, tasks), HttpServer(OipRest(gateway).application(), tasks)
         try:
             addresses = await grpc_server.start("127.0.0.1:0"), await http_server.start("127.0.0.1:0")
             async with grpc.aio.insecure_channel(addresses[0]) as channel:

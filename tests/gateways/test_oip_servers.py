@@ -15,9 +15,10 @@ from grpc_reflection.v1alpha import reflection_pb2
 
 from mesh.errors import EngineQuarantined, Infeasible, ListenError, MeshError, NodeLost, Overloaded, RunFailed, Timeout
 from mesh.gateways import oip_rest
+from mesh.gateways.http_server import HttpServer
 from mesh.gateways.inference import InferenceGateway
 from mesh.gateways.oip_grpc import OipGrpcServer
-from mesh.gateways.oip_rest import OipRestServer
+from mesh.gateways.oip_rest import OipRest
 from mesh.gateways.public_messages import SERVICE
 from mesh.gateways.repository import ModelRepository
 from tests.gateways.served import ModelInferRequest, Served, request_for
@@ -222,7 +223,8 @@ async def test_bodies_beyond_the_limits_are_refused(served: Served, monkeypatch:
 
 
 async def test_who_comes_at_once_is_served(served: Served) -> None:
-    server = OipRestServer(InferenceGateway(served.mesh, ModelRepository(None, False)), served.mesh.tasks)
+    gateway = InferenceGateway(served.mesh, ModelRepository(None, False))
+    server = HttpServer(OipRest(gateway).application(), served.mesh.tasks)
     host, _, port = (await server.start("127.0.0.1:0")).rpartition(":")
     with socket.create_connection((host, int(port)), timeout=10) as early:  # before the loop has turned once
         early.sendall(b"GET /v2/health/live HTTP/1.1\r\nHost: x\r\n\r\n")
@@ -234,7 +236,7 @@ async def test_who_comes_at_once_is_served(served: Served) -> None:
 async def test_a_port_that_is_taken_is_told(served: Served) -> None:
     gateway = InferenceGateway(served.mesh, ModelRepository(None, False))
     with pytest.raises(ListenError, match="cannot listen"):
-        await OipRestServer(gateway, served.mesh.tasks).start(served.http)
+        await HttpServer(OipRest(gateway).application(), served.mesh.tasks).start(served.http)
     other = OipGrpcServer(gateway, served.mesh.tasks)
     with pytest.raises(ListenError, match="cannot listen"):
         await other.start(served.grpc)
