@@ -78,7 +78,8 @@ def stage_spans(recorded: RecordedStage) -> list[TimedSpan]:
         ]
         for row, started, ended in (("waiting", 0, 1), ("compute", 1, 2), ("sending", 2, 3)):
             name = f"{row} {span.sequence}"
-            spans.append(TimedSpan(row, name, moments[started], moments[ended], span.stream, span.sequence))
+            at = (moments[started], moments[ended])
+            spans.append(TimedSpan(row, name, *at, span.stream, span.sequence, span.traceparent))
     return spans
 
 

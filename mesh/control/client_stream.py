@@ -55,6 +55,7 @@ class _Held:
     tensors: tuple[Tensor, ...]
     offered_at: float
     deadline_at: float | None
+    traceparent: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,7 +166,7 @@ class ClientStream:
 
     # Frames in ------------------------------------------------------------------------------------
 
-    def offer(self, tensors: tuple[Tensor, ...], now: float) -> int:
+    def offer(self, tensors: tuple[Tensor, ...], now: float, traceparent: str = "") -> int:
         """Take one frame; returns its sequence. Ask `may_offer` first.
 
         Raises what broke the stream, `Refused` after `finish`, `Overloaded` where there is no room.
@@ -182,7 +183,7 @@ class ClientStream:
         if not self._unanswered:
             self.counters.busy(now)
         limit_s = self.options.deadline_s
-        self._unanswered[sequence] = _Held(tensors, now, now + limit_s if limit_s is not None else None)
+        self._unanswered[sequence] = _Held(tensors, now, now + limit_s if limit_s is not None else None, traceparent)
         if self._is_live:
             superseded, self._waiting = self._waiting, sequence
             if superseded is not None:
@@ -283,7 +284,15 @@ class ClientStream:
         held, path = self._unanswered[sequence], self._paths[self._current]
         self._on_path[sequence] = self._current
         budget_us = max(1, int((held.deadline_at - now) * 1e6)) if held.deadline_at is not None else 0
-        frame = Frame(path.stream, sequence, path.fence.term, path.fence.generation, held.tensors, budget_us)
+        frame = Frame(
+            path.stream,
+            sequence,
+            path.fence.term,
+            path.fence.generation,
+            held.tensors,
+            budget_us,
+            traceparent=held.traceparent,
+        )
         if self._is_live:
             held.tensors = ()  # it is never sent again
         return self._current, frame

@@ -25,6 +25,7 @@ class TimedSpan:
     ended: float
     stream: int | None
     sequence: int
+    traceparent: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +81,8 @@ def _event(span: TimedSpan, pid: int, tid: int, origin: float) -> Event:
     told: dict[str, Any] = {"sequence": span.sequence}
     if span.stream is not None:
         told["stream"] = f"{span.stream:016x}"
+    if span.traceparent:
+        told["traceparent"] = span.traceparent
     return {
         "ph": "X",
         "name": span.name,

@@ -55,6 +55,8 @@ class StageSpan:
     engine_started: float
     engine_ended: float
     sent: float
+    traceparent: str = ""
+    """W3C trace context that came with the frame; empty where none did."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
@@ -16,6 +17,13 @@ from mesh.runtime.supervise import Supervisor
 
 MODEL_VERSION = "1"
 """The only one that a model has here: a model that is deployed again replaces the one before it."""
+
+_TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
+
+
+def trace_context(header: str | None) -> str:
+    """`header` if it is a `traceparent` (W3C Trace Context, section 3.2); a broken one counts as none, as is said there."""
+    return header if header is not None and _TRACEPARENT.fullmatch(header) else ""
 
 
 class Directory(CoordinatorPort, Protocol):
@@ -54,6 +62,8 @@ class InferenceRequest:
     """Which are wanted, in this order; empty for all."""
     timeout_s: float | None = None
     """None where the caller set none; `inference` has a limit of its own."""
+    traceparent: str = ""
+    """W3C trace context that came with the request; see `trace_context`."""
 
 
 @dataclass(frozen=True, slots=True)

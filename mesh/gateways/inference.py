@@ -76,7 +76,7 @@ class InferenceGateway:
                 try:
                     tensors = _in_order(request.inputs, deployment)
                     wanted = _wanted(request.outputs, deployment)
-                    answer = await self._calls.run(request.model, tensors)
+                    answer = await self._calls.run(request.model, tensors, request.traceparent)
                 except (MeshError, asyncio.CancelledError) as error:
                     code = error.code if isinstance(error, MeshError) else Timeout.code
                     self._counters(request.model).count_failure(self._now() - began, code)

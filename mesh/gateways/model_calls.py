@@ -54,12 +54,12 @@ class ModelCalls:
         """See that there is a stream to `name`; raises `DeploymentNotFound`, or what is wrong with the way there."""
         return (await self._line(name)).calls.deployment
 
-    async def run(self, name: str, tensors: Sequence[Tensor]) -> Answer:
+    async def run(self, name: str, tensors: Sequence[Tensor], traceparent: str = "") -> Answer:
         """The answer to one request; raises its error, and what broke the stream."""
         line = await self._line(name)
         line.in_flight += 1
         try:
-            return await line.calls.run(tensors)
+            return await line.calls.run(tensors, traceparent)
         finally:
             line.in_flight -= 1
             line.used_at = self._now()

@@ -16,6 +16,7 @@ from grpc_reflection.v1alpha import reflection, reflection_pb2
 
 from mesh import __version__
 from mesh.errors import UsageError
+from mesh.gateways.contract import trace_context
 from mesh.gateways.inference import InferenceGateway
 from mesh.gateways.oip_messages import (
     config_message,
@@ -143,7 +144,9 @@ class OipGrpcServer:
     # Inference ------------------------------------------------------------------------------------
 
     async def _model_infer(self, request: Any, context: Any) -> Any:
-        answer = await self._gateway.infer(request_from_message(request, context.time_remaining()))
+        metadata = dict(context.invocation_metadata() or ())
+        traceparent = trace_context(metadata.get("traceparent"))
+        answer = await self._gateway.infer(request_from_message(request, context.time_remaining(), traceparent))
         return message_from_answer(answer, request)
 
     async def _stream_infer(self, requests: AsyncIterator[Any], context: Any) -> AsyncIterator[Any]:

@@ -61,7 +61,9 @@ def split_body(body: bytes, header: str | None) -> tuple[Document, memoryview]:
     return read_document(body[: int(header)]), memoryview(body)[int(header) :]
 
 
-def request_from_document(model: str, version: str, document: Document, binary: memoryview) -> JsonRequest:
+def request_from_document(
+    model: str, version: str, document: Document, binary: memoryview, traceparent: str = ""
+) -> JsonRequest:
     """Raises `UsageError` for fields of the wrong kind, `TensorMismatch` for tensors that do not add up."""
     inputs: dict[str, Tensor] = {}
     offset = 0
@@ -92,6 +94,7 @@ def request_from_document(model: str, version: str, document: Document, binary: 
         inputs,
         tuple(_text(output, "name") for output in outputs),
         check_timeout(parameters["timeout"]) if "timeout" in parameters else None,
+        traceparent,
     )
     chosen = {
         _text(output, "name"): bool(_object(output, "parameters")["binary_data"])

@@ -77,7 +77,7 @@ def check_parameters(parameters: Mapping[str, Any], name: str) -> None:
             raise UsageError(f"tensor {name!r}: the parameter {parameter!r} is not served here")
 
 
-def request_from_message(message: Any, time_left_s: float | None) -> InferenceRequest:
+def request_from_message(message: Any, time_left_s: float | None, traceparent: str = "") -> InferenceRequest:
     """A `ModelInferRequest`; `time_left_s` is the call's own deadline. Raises `TensorMismatch` or `UsageError`."""
     raw = message.raw_input_contents
     inputs: dict[str, Tensor] = {}
@@ -97,6 +97,7 @@ def request_from_message(message: Any, time_left_s: float | None) -> InferenceRe
         inputs,
         tuple(output.name for output in message.outputs),
         min(limits, default=None),
+        traceparent,
     )
 
 

@@ -22,6 +22,7 @@ from starlette.routing import Route
 
 from mesh import __version__
 from mesh.errors import Overloaded, UsageError
+from mesh.gateways.contract import trace_context
 from mesh.gateways.inference import InferenceGateway
 from mesh.gateways.oip_grpc import EXTENSIONS
 from mesh.gateways.oip_json import (
@@ -132,13 +133,14 @@ class OipRest:
 
     async def _infer(self, request: Request) -> Response:
         name, version = _model(request)
+        traceparent = trace_context(request.headers.get("traceparent"))
         with self._body_budget() as budget:
             body = await _receive(request, budget)
             document, binary = await _maybe_in_thread(
                 len(body) - len(body) // 2, split_body, body, _json_length(request)
             )
             asked = await _maybe_in_thread(
-                len(body) - len(binary), request_from_document, name, version, document, binary
+                len(body) - len(binary), request_from_document, name, version, document, binary, traceparent
             )
             answer = await self._gateway.infer(asked.request)
         size = sum(len(tensor.data) for _, tensor in answer.outputs)

@@ -14,6 +14,7 @@ from typing import Any
 import grpc
 
 from mesh.errors import MeshError
+from mesh.gateways.contract import trace_context
 from mesh.gateways.inference import InferenceGateway
 from mesh.gateways.oip_messages import message_from_answer, parameter_value, request_from_message
 from mesh.gateways.public_messages import message_class
@@ -25,7 +26,7 @@ ModelStreamInferResponse = message_class("ModelStreamInferResponse")
 MAX_REQUESTS_AT_ONCE = 64
 """Of one stream; its further requests wait unread, so that HTTP/2 slows the client."""
 
-STRICT_METADATA = ("triton_grpc_error", "true")
+STRICT_METADATA = "triton_grpc_error"
 FINAL_PARAMETER = "triton_final_response"
 
 
@@ -36,7 +37,9 @@ class InferenceStream:
         self._gateway = gateway
         self._tasks = tasks
         self._context = context
-        self._is_strict = STRICT_METADATA in [tuple(pair) for pair in context.invocation_metadata() or ()]
+        metadata = dict(context.invocation_metadata() or ())
+        self._is_strict = metadata.get(STRICT_METADATA) == "true"
+        self._traceparent = trace_context(metadata.get("traceparent"))
         self._responses: asyncio.Queue[Any] = asyncio.Queue(MAX_REQUESTS_AT_ONCE)
         self._running: set[asyncio.Task[None]] = set()
         self._last_of_sequence: dict[int | str, asyncio.Task[None]] = {}
@@ -89,7 +92,8 @@ class InferenceStream:
 
     async def _answer(self, request: Any, before: asyncio.Task[None] | None) -> None:
         try:
-            answer = await self._gateway.infer(request_from_message(request, self._context.time_remaining()))
+            asked = request_from_message(request, self._context.time_remaining(), self._traceparent)
+            answer = await self._gateway.infer(asked)
             told: Any = ModelStreamInferResponse(infer_response=message_from_answer(answer, request))
             told.infer_response.parameters[FINAL_PARAMETER].bool_param = True
         except Exception as error:  # whatever it is ends this request alone

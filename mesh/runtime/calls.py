@@ -32,7 +32,7 @@ class Calls:
         """The one that calls go to now."""
         return self._stream.deployment
 
-    async def run(self, tensors: Sequence[Tensor]) -> Answer:
+    async def run(self, tensors: Sequence[Tensor], traceparent: str = "") -> Answer:
         """The answer to one frame. Raises its error where it is not OK, and what broke the stream."""
         waiting: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         numbered: list[int] = []
@@ -42,7 +42,7 @@ class Calls:
             numbered.append(sequence)
 
         try:
-            await self._stream.send(tensors, wait_for)
+            await self._stream.send(tensors, wait_for, traceparent)
             answer = await waiting
         finally:  # a call that was given up takes no answer, wherever it was
             for sequence in numbered:

@@ -250,11 +250,14 @@ class FrameStream:
 
     # Sending --------------------------------------------------------------------------------------
 
-    async def send(self, tensors: Sequence[Tensor], on_numbered: Callable[[int], None] | None = None) -> int:
+    async def send(
+        self, tensors: Sequence[Tensor], on_numbered: Callable[[int], None] | None = None, traceparent: str = ""
+    ) -> int:
         """Send one frame, in the order of the model's inputs; returns its sequence number.
 
         `on_numbered` is told that number before the frame leaves, and so before its answer can come. The
-        tensors' bytes must not change until the frame is answered: a lossless frame may be sent again.
+        tensors' bytes must not change until the frame is answered: a lossless frame may be sent again. `traceparent`
+        (W3C Trace Context) goes with the frame through every stage.
 
         A lossless stream waits for room in the window, and for a path while it recovers. A live one never
         waits: while it cannot be sent the newest frame waits in place of the one that waited before it, which
@@ -267,7 +270,7 @@ class FrameStream:
             while not control.may_offer and control.error is None and not control.is_finished:
                 self._room.clear()
                 await self._room.wait()
-            sequence = control.offer(tuple(tensors), self._now())
+            sequence = control.offer(tuple(tensors), self._now(), traceparent)
             if on_numbered is not None:
                 on_numbered(sequence)
             self._due.set()

@@ -41,7 +41,9 @@ async def trace_stage(stage: Stage, seconds: float) -> AsyncGenerator[StageTrace
             return  # it was not computed here
         started_at = received_at + hop.queue_us / 1e6
         ended_at = started_at + hop.compute_us / 1e6
-        ring.append(StageSpan(frame.stream, frame.sequence, received_at, started_at, ended_at, sent_at))
+        ring.append(
+            StageSpan(frame.stream, frame.sequence, received_at, started_at, ended_at, sent_at, frame.traceparent)
+        )
 
     stage.recorder = record
     try:

@@ -369,20 +369,22 @@ class TraceStageRequest(_message.Message):
     def __init__(self, name: _Optional[str] = ..., term: _Optional[int] = ..., generation: _Optional[int] = ..., seconds: _Optional[float] = ..., stage: _Optional[int] = ...) -> None: ...
 
 class StageSpan(_message.Message):
-    __slots__ = ("stream", "sequence", "received", "engine_started", "engine_ended", "sent")
+    __slots__ = ("stream", "sequence", "received", "engine_started", "engine_ended", "sent", "traceparent")
     STREAM_FIELD_NUMBER: _ClassVar[int]
     SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     RECEIVED_FIELD_NUMBER: _ClassVar[int]
     ENGINE_STARTED_FIELD_NUMBER: _ClassVar[int]
     ENGINE_ENDED_FIELD_NUMBER: _ClassVar[int]
     SENT_FIELD_NUMBER: _ClassVar[int]
+    TRACEPARENT_FIELD_NUMBER: _ClassVar[int]
     stream: int
     sequence: int
     received: float
     engine_started: float
     engine_ended: float
     sent: float
-    def __init__(self, stream: _Optional[int] = ..., sequence: _Optional[int] = ..., received: _Optional[float] = ..., engine_started: _Optional[float] = ..., engine_ended: _Optional[float] = ..., sent: _Optional[float] = ...) -> None: ...
+    traceparent: str
+    def __init__(self, stream: _Optional[int] = ..., sequence: _Optional[int] = ..., received: _Optional[float] = ..., engine_started: _Optional[float] = ..., engine_ended: _Optional[float] = ..., sent: _Optional[float] = ..., traceparent: _Optional[str] = ...) -> None: ...
 
 class TraceStageResponse(_message.Message):
     __slots__ = ("stage", "spans")

@@ -81,6 +81,7 @@ def trace_to_proto(trace: StageTrace) -> node_pb2.TraceStageResponse:
             engine_started=span.engine_started,
             engine_ended=span.engine_ended,
             sent=span.sent,
+            traceparent=span.traceparent,
         )
         for span in trace.spans
     ]
@@ -99,6 +100,7 @@ def _span_from_proto(proto: node_pb2.StageSpan) -> StageSpan:
         check_number(proto.engine_started, "engine_started"),
         check_number(proto.engine_ended, "engine_ended"),
         check_number(proto.sent, "sent"),
+        check_text(proto.traceparent, "traceparent"),
     )
 
 

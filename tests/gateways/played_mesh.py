@@ -38,9 +38,11 @@ class PlayedStream:
     compute: Compute
     gate: asyncio.Event
     sent: int = 0
+    traceparents: list[str] = field(default_factory=list)
     answered: asyncio.Queue[Answer | MeshError | None] = field(default_factory=asyncio.Queue)
 
-    async def send(self, tensors: Sequence[Tensor], on_numbered: Callable[[int], None]) -> int:
+    async def send(self, tensors: Sequence[Tensor], on_numbered: Callable[[int], None], traceparent: str = "") -> int:
+        self.traceparents.append(traceparent)
         sequence = self.sent
         self.sent += 1
         on_numbered(sequence)

@@ -19,7 +19,7 @@ from mesh.gateways.http_server import HttpServer
 from mesh.gateways.inference import InferenceGateway
 from mesh.gateways.oip_grpc import OipGrpcServer
 from mesh.gateways.oip_rest import OipRest
-from mesh.gateways.public_messages import SERVICE
+from mesh.gateways.public_messages import SERVICE, method_types
 from mesh.gateways.repository import ModelRepository
 from tests.gateways.served import ModelInferRequest, Served, request_for
 from tests.runtime.fake_models import vector
@@ -202,6 +202,29 @@ async def test_what_nobody_meant_to_raise_is_told_by_an_id_and_the_gateway_goes_
     await stream.done_writing()
     assert await stream.read() is grpc.aio.EOF
     assert (await served.call("ServerLive")).live
+
+
+TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+
+
+async def test_the_trace_context_goes_with_the_frame(served: Served) -> None:
+    entry = {"name": "x", "datatype": "FP32", "shape": [1], "data": [1]}
+    body = {"inputs": [entry]}
+    for sent in (TRACE, TRACE.upper(), "00-" + "0" * 32 + TRACE[35:]):
+        await served.fetch("POST", "/v2/models/echo/infer", body, {"traceparent": sent})
+    request, response = method_types()["ModelInfer"]
+    method = served.channel.unary_unary(
+        f"/{SERVICE}/ModelInfer",
+        request_serializer=request.SerializeToString,
+        response_deserializer=response.FromString,
+    )
+    await method(request(**request_for(vector(1))), metadata=(("traceparent", TRACE),))
+    stream = served.stream(metadata=(("traceparent", TRACE),))
+    await stream.write(request(**request_for(vector(1))))
+    await stream.read()
+    await stream.done_writing()
+    assert await stream.read() is grpc.aio.EOF
+    assert served.mesh.streams[0].traceparents == [TRACE, "", "", TRACE, TRACE], "a broken one counts as none"
 
 
 # The doors ----------------------------------------------------------------------------------------

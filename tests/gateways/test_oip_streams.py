@@ -37,12 +37,12 @@ async def test_answers_overtake_but_not_within_a_sequence(served: Served) -> Non
     played = served.mesh.streams[0]
     send = played.send
 
-    async def send_later(tensors: Any, on_numbered: Any) -> int:
+    async def send_later(tensors: Any, on_numbered: Any, traceparent: str) -> int:
         """Frames are answered when the test says so, by their value."""
         let_go = asyncio.Event()
         waiting[values_of(tensors)[0]] = let_go.set
         await let_go.wait()
-        return await send(tensors, on_numbered)
+        return await send(tensors, on_numbered, traceparent)
 
     played.send = send_later  # type: ignore[method-assign]
     stream = served.stream()

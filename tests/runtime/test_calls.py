@@ -23,7 +23,7 @@ class ScriptedStream:
         self.may_leave.set()
         self.queue: asyncio.Queue[Answer | MeshError] = asyncio.Queue()
 
-    async def send(self, tensors: Sequence[Tensor], on_numbered: Callable[[int], None]) -> int:
+    async def send(self, tensors: Sequence[Tensor], on_numbered: Callable[[int], None], traceparent: str) -> int:
         sequence = self.sent
         self.sent += 1
         on_numbered(sequence)

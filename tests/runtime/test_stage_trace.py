@@ -31,6 +31,11 @@ async def mesh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator
         yield opened
 
 
+def trace_of(number: int) -> str:
+    """Every other frame belongs to somebody's trace."""
+    return f"00-{number:032x}-b7ad6b7169203331-01" if number % 2 else ""
+
+
 async def test_every_frame_is_seen_on_every_stage(mesh: FakeMesh) -> None:
     deployment = await mesh.deploy([replace(each, delay_seconds=COMPUTE_S) for each in chain(2)], mesh.nodes)
     sent: list[int] = []
@@ -38,7 +43,7 @@ async def test_every_frame_is_seen_on_every_stage(mesh: FakeMesh) -> None:
     async def drive() -> None:
         async with mesh.stream(deployment, StreamOptions(window=20)) as stream:
             for number in range(20):
-                sent.append(await stream.send([vector(number)]))
+                sent.append(await stream.send([vector(number)], traceparent=trace_of(number)))
             stream.finish()
             assert len([answer async for answer in stream.answers()]) == 20
 
@@ -47,6 +52,7 @@ async def test_every_frame_is_seen_on_every_stage(mesh: FakeMesh) -> None:
     assert [recorded.device for recorded in stages] == [node.node_id for node in mesh.nodes]
     for recorded in stages:
         assert [span.sequence for span in recorded.spans] == sent
+        assert [span.traceparent for span in recorded.spans] == [trace_of(number) for number in range(20)]
         for span in recorded.spans:
             assert span.received <= span.engine_started <= span.engine_ended <= span.sent + 1e-5
             assert span.engine_ended - span.engine_started >= COMPUTE_S
