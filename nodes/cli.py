@@ -18,27 +18,20 @@ from nodes.measuring_commands import bench, trace
 from nodes.optimize_command import optimize
 from nodes.options import (
     CoordinatorOption,
-    ExcludeOption,
-    FirstOnOption,
     InterfaceOption,
     JsonOption,
     MdnsOption,
-    MeasureOption,
     ModelArgument,
     NameArgument,
-    ObjectiveOption,
     PeerOption,
     PlanOption,
-    ReplicasOption,
     StagesOption,
-    TrustedOnlyOption,
-    cost_file,
     default_data_dir,
     open_mesh,
 )
 from nodes.output import command, leave, print_json, run_async, survive_output_errors
+from nodes.planning_commands import deploy, plan
 from nodes.simulate_command import simulate
-from nodes.wishes import Wishes
 
 app = typer.Typer(
     name="mesh",
@@ -192,63 +185,8 @@ def list_nodes(
     run_async(show_nodes(open_mesh(coordinator, peer, interface, mdns), as_json))
 
 
-@app.command()
-@command
-def plan(
-    model: ModelArgument,
-    objective: ObjectiveOption = "throughput",
-    stages: StagesOption = None,
-    first_on: FirstOnOption = None,
-    exclude: ExcludeOption = None,
-    trusted_only: TrustedOnlyOption = False,
-    replicas: ReplicasOption = 1,
-    explain: Annotated[bool, typer.Option("--explain", help="Say why, and what else was considered.")] = False,
-    fleet: Annotated[
-        Path | None, typer.Option("--fleet", metavar="FILE", help="Plan for this fleet file, without any daemon.")
-    ] = None,
-    measure: MeasureOption = False,
-    peer: PeerOption = None,
-    interface: InterfaceOption = None,
-    mdns: MdnsOption = True,
-    coordinator: CoordinatorOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Measure the mesh with MODEL, or take a fleet file, and show the plan that would be carried out."""
-    from nodes.fleet_commands import show_offline_plan, show_plan
-
-    chosen = tuple(exclude or ())
-    wishes = Wishes(objective, stages, None, first_on, chosen, trusted_only, replicas, explain, measure)
-    if fleet is not None:
-        run_async(show_offline_plan(model, fleet, wishes, as_json))
-        return
-    run_async(show_plan(open_mesh(coordinator, peer, interface, mdns, cost_file()), model, wishes, as_json))
-
-
-@app.command()
-@command
-def deploy(
-    model: ModelArgument,
-    name: Annotated[
-        str | None, typer.Option("--name", help="Name of the deployment; default: from the file name.")
-    ] = None,
-    objective: ObjectiveOption = "throughput",
-    stages: StagesOption = None,
-    plan: PlanOption = None,
-    first_on: FirstOnOption = None,
-    exclude: ExcludeOption = None,
-    replicas: ReplicasOption = 1,
-    measure: MeasureOption = False,
-    peer: PeerOption = None,
-    interface: InterfaceOption = None,
-    mdns: MdnsOption = True,
-    coordinator: CoordinatorOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Plan MODEL on the mesh, prove its parts equal the whole, load and activate them."""
-    from nodes.fleet_commands import deploy as run
-
-    wishes = Wishes(objective, stages, plan, first_on, tuple(exclude or ()), replicas=replicas, measure=measure)
-    run_async(run(open_mesh(coordinator, peer, interface, mdns, cost_file()), model, name, wishes, as_json))
+app.command()(plan)
+app.command()(deploy)
 
 
 @app.command()

@@ -70,6 +70,28 @@ ReplicasOption = Annotated[
 ]
 
 
+CodecOption = Annotated[
+    str,
+    typer.Option(
+        "--codec",
+        metavar="WHAT",
+        help="What may make tensors between stages smaller: none; zstd, which loses nothing; fp16 or int8, which "
+        "round; auto for any. Used only where it pays.",
+    ),
+]
+MaxChangeOption = Annotated[
+    float | None,
+    typer.Option(
+        "--max-change",
+        metavar="PERCENT",
+        min=0.001,
+        max=100,
+        help="By how much rounding codecs may change answers, of their root mean square.  [default: 2]",
+        show_default=False,
+    ),
+]
+
+
 def default_data_dir(kind: str) -> Path:
     """Where a daemon of this kind keeps its key and content, unless told otherwise."""
     named = os.environ.get("MESH_DATA_DIR")

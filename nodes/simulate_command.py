@@ -11,9 +11,11 @@ import typer
 
 from mesh.errors import NotFound, UsageError
 from nodes.options import (
+    CodecOption,
     ExcludeOption,
     FirstOnOption,
     JsonOption,
+    MaxChangeOption,
     ModelArgument,
     ObjectiveOption,
     PlanOption,
@@ -67,11 +69,23 @@ def simulate(
     exclude: ExcludeOption = None,
     trusted_only: TrustedOnlyOption = False,
     replicas: ReplicasOption = 1,
+    codec: CodecOption = "none",
+    max_change: MaxChangeOption = None,
     core_ms: CoreMsOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Plan MODEL for a fleet file and run the plan in virtual time, with loss, noise and devices that come and go."""
-    wishes = Wishes(objective, stages, plan, first_on, tuple(exclude or ()), trusted_only, replicas)
+    wishes = Wishes(
+        objective,
+        stages,
+        plan,
+        first_on,
+        tuple(exclude or ()),
+        trusted_only,
+        replicas,
+        codec=codec,
+        max_change=max_change,
+    )
     run_async(show_simulation(model, fleet, scenario, seconds, seed, core_ms, wishes, as_json))
 
 

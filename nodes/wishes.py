@@ -7,8 +7,9 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from mesh.core.coding import CODECS, FLOAT16, INT8, LOSSLESS, loss_of
 from mesh.core.ids import NodeId
-from mesh.core.plan import Limits, Objective, Plan, PlanOptions
+from mesh.core.plan import DEFAULT_ANSWER_CHANGE, Limits, Objective, Plan, PlanOptions
 from mesh.errors import MissingExtra, NotFound, UsageError
 
 MIN_ID_PREFIX = 6
@@ -28,6 +29,9 @@ class Wishes:
     replicas: int = 1
     explain: bool = False
     measure: bool = False
+    codec: str = "none"
+    max_change: float | None = None
+    """In per cent."""
 
     @property
     def names_nodes(self) -> bool:
@@ -54,6 +58,8 @@ def make_options(
         excluded=tuple(dict.fromkeys(find_node(text, names) for text in wishes.exclude)),
         head=None if wishes.first_on is None else find_node(wishes.first_on, names),
         replicas=wishes.replicas,
+        codecs=parse_codec(wishes.codec),
+        answer_change=DEFAULT_ANSWER_CHANGE if wishes.max_change is None else wishes.max_change / 100,
     )
     if wishes.trusted_only and not limits.only:
         raise UsageError("--trusted-only: no device of the fleet file is trusted", hint="write trusted = true for some")
@@ -78,6 +84,17 @@ def find_node(text: str, names: Mapping[NodeId, str]) -> NodeId:
         ids = ", ".join(node[:8] for node in found)
         raise UsageError(f"{len(found)} nodes are called {text[:80]!r}", hint=f"give the id of one of them: {ids}")
     return found[0]
+
+
+def parse_codec(text: str) -> tuple[str, ...]:
+    """The codecs that a plan may then use: of a rounding one also what comes before it without loss."""
+    if text == "none":
+        return ()
+    if text == "auto":
+        return CODECS[1:]
+    if text not in (LOSSLESS, FLOAT16, INT8):
+        raise UsageError(f"unknown codec {text[:40]!r}", hint=f"one of none, {LOSSLESS}, {FLOAT16}, {INT8}, auto")
+    return tuple(codec for codec in CODECS[1:] if loss_of(codec) in ("", loss_of(text)))
 
 
 def parse_objective(text: str) -> Objective:

@@ -29,6 +29,15 @@ class Provider:
 
 
 @dataclass(frozen=True, slots=True)
+class CodecSpeed:
+    """A codec that a node speaks (`mesh.core.coding`) and the CPU time that it takes per byte of the tensors."""
+
+    name: str
+    encode_byte_seconds: float
+    decode_byte_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class Capabilities:
     """A node's answer to "what can you do": what the process *has*, not what the host has."""
 
@@ -55,6 +64,8 @@ class Capabilities:
     """What the board or its processor calls itself; empty where it does not say."""
     mode: str = ""
     """How its engines run: threads per run x runs at once, e.g. "4x1"."""
+    codecs: tuple[CodecSpeed, ...] = ()
+    """That it speaks besides raw tensors; empty while measuring."""
 
     @property
     def can_run(self) -> bool:

@@ -195,6 +195,11 @@ class Plan:
         """In which frames enter a stage; clients send raw tensors."""
         return self.stages[stage - 1].codec if stage else RAW
 
+    def codecs_at(self, stage: int) -> frozenset[str]:
+        """That a device of a stage must speak: of the edges into it and out of it; consumers take raw tensors."""
+        leaving = self.stages[stage].codec if stage + 1 < len(self.stages) else RAW
+        return frozenset({self.codec_into(stage), leaving})
+
 
 @dataclass(frozen=True, slots=True, order=True)
 class Fence:

@@ -24,6 +24,12 @@ COPY_BYTES = 32 << 20
 MEMORY_SHARE = 16
 """At most this part of the available memory is used for the copy, twice."""
 
+CODED_BYTES = 1 << 20
+"""An activation of the usual size."""
+
+CODING_SECONDS = 0.05
+"""Of each direction of each of five codecs: half a second in all."""
+
 MIN_COPY_BYTES = 1 << 20
 
 
@@ -64,6 +70,27 @@ def measure_memory(seconds: float = COPY_SECONDS) -> float:
     target = numpy.zeros_like(source)
     numpy.copyto(target, source)  # warm-up: page faults
     return rate_over(seconds, lambda: numpy.copyto(target, source)) * 2 * copy_bytes / 1e9
+
+
+def measure_codecs(seconds: float = CODING_SECONDS) -> dict[str, tuple[float, float]]:
+    """Seconds per byte of tensors to write and to read them, of every codec but raw; by one thread."""
+    import numpy
+
+    from mesh.arrays import from_array
+    from mesh.codecs import decode_tensor, encode_tensor, spoken_codecs
+    from mesh.core.coding import RAW, CodedTensor
+
+    noise = numpy.random.default_rng(3).standard_normal(CODED_BYTES // 4)
+    tensor = from_array(numpy.maximum(noise, 0).astype("<f4"))  # half of it zeros, as behind a ReLU
+    found: dict[str, tuple[float, float]] = {}
+    for codec in spoken_codecs():
+        coded = encode_tensor(tensor, codec)
+        if codec == RAW or not isinstance(coded, CodedTensor):
+            continue
+        encoding = rate_over(seconds, lambda codec=codec: encode_tensor(tensor, codec))  # type: ignore[misc]
+        decoding = rate_over(seconds, lambda coded=coded: decode_tensor(coded))  # type: ignore[misc]
+        found[codec] = 1 / (encoding * CODED_BYTES), 1 / (decoding * CODED_BYTES)
+    return found
 
 
 def rate_over(seconds: float, work: Callable[[], object], clock: Callable[[], float] = time.perf_counter) -> float:

@@ -8,6 +8,7 @@ parent (`mesh.hardware.probe`) knows what a sudden end means.
 Lines: `{"event": "importing"}`, `{"event": "imported", "version", "providers"}`,
 `{"event": "trying", "provider"}`, `{"event": "tried", "provider", "usable", "detail"}`,
 `{"event": "measuring"}`, `{"event": "measured", "gflops", "memory_gb_per_s", "threads"}`,
+`{"event": "coded", "codec", "encode_byte_seconds", "decode_byte_seconds"}`,
 `{"event": "error", "detail"}`, `{"event": "done"}`.
 """
 
@@ -47,7 +48,7 @@ def main(arguments: Sequence[str]) -> int:
         report("error", detail=f"{error.name or 'onnxruntime'} cannot be imported: {error}")
         report("done")
         return 0
-    from mesh.hardware.benchmark import measure
+    from mesh.hardware.benchmark import measure, measure_codecs
     from mesh.hardware.providers import CPU_PROVIDER, order_providers, try_provider
 
     onnxruntime.set_default_logger_severity(4)  # a refused provider is a finding, not a message on stderr
@@ -62,6 +63,8 @@ def main(arguments: Sequence[str]) -> int:
             report("measuring")
             speed = measure(options.threads)
             report("measured", gflops=speed.gflops, memory_gb_per_s=speed.memory_gb_per_s, threads=options.threads)
+            for codec, (encoding, decoding) in measure_codecs().items():
+                report("coded", codec=codec, encode_byte_seconds=encoding, decode_byte_seconds=decoding)
     report("done")
     return 0
 

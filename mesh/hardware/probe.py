@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from mesh.core.fleet import Provider
+from mesh.core.fleet import CodecSpeed, Provider
 from mesh.hardware.hardware_name import read_hardware_name
 from mesh.hardware.limits import read_limits
 
@@ -35,6 +35,8 @@ MAX_PROVIDERS = 32
 
 STOP_POLL_SECONDS = 0.1
 """How often a running probe looks whether it is to stop."""
+
+MAX_CODECS = 16
 
 MAX_OUTPUT_CHARACTERS = 1 << 20
 MAX_DETAIL_CHARACTERS = 300
@@ -73,6 +75,8 @@ class ProbeResult:
     gflops: float = 0.0
     """0 where it could not be measured."""
     memory_gb_per_s: float = 0.0
+    codecs: tuple[CodecSpeed, ...] = ()
+    """That this installation speaks besides raw tensors; empty where they could not be measured."""
     untried: tuple[str, ...] = ()
     """Providers that the child did not come to: run it again with `only` these."""
 
@@ -117,6 +121,7 @@ def parse_probe(stdout: str, returncode: int | None) -> ProbeResult:
     """
     version, listed, tried, trying = "", list[str](), dict[str, Provider](), CPU_PROVIDER
     gflops = memory_gb_per_s = 0.0
+    codecs: tuple[CodecSpeed, ...] = ()
     ended = measuring = False
     for fact in _facts(stdout):
         match fact.get("event"):
@@ -134,6 +139,8 @@ def parse_probe(stdout: str, returncode: int | None) -> ProbeResult:
             case "measured":
                 gflops, memory_gb_per_s = _rate(fact.get("gflops")), _rate(fact.get("memory_gb_per_s"))
                 measuring = False
+            case "coded":
+                codecs = (*codecs, *_codecs(fact))[:MAX_CODECS]
             case "error":
                 tried[CPU_PROVIDER] = Provider(CPU_PROVIDER, False, _text(fact.get("detail")))
                 trying = ""
@@ -145,7 +152,7 @@ def parse_probe(stdout: str, returncode: int | None) -> ProbeResult:
         if blamed:
             tried[blamed] = Provider(blamed, False, describe_end(returncode))
     untried = () if ended else tuple(name for name in listed if name not in tried)
-    return ProbeResult(version, tuple(tried.values()), gflops, memory_gb_per_s, untried)
+    return ProbeResult(version, tuple(tried.values()), gflops, memory_gb_per_s, codecs, untried)
 
 
 def describe_end(returncode: int | None) -> str:
@@ -223,6 +230,12 @@ def _text(value: object) -> str:
 
 def _texts(value: object) -> list[str]:
     return [_text(item) for item in value[:MAX_PROVIDERS]] if isinstance(value, list) else []
+
+
+def _codecs(fact: dict[str, object]) -> tuple[CodecSpeed, ...]:
+    seconds = _rate(fact.get("encode_byte_seconds")), _rate(fact.get("decode_byte_seconds"))
+    name = _text(fact.get("codec"))
+    return (CodecSpeed(name, *seconds),) if name and all(seconds) else ()
 
 
 def _rate(value: object) -> float:

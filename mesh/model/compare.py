@@ -197,16 +197,26 @@ def verify(
 
 
 def run_chained(
-    run: RunFunction, model: SourceModel, graph: Graph, segments: Sequence[Segment], inputs: Arrays
+    run: RunFunction,
+    model: SourceModel,
+    graph: Graph,
+    segments: Sequence[Segment],
+    inputs: Arrays,
+    cross: Callable[[int, Arrays], dict[str, Array]] | None = None,
 ) -> dict[str, Array]:
-    """The model's outputs when `segments` run one after the other, each on what the one before left."""
+    """The model's outputs when `segments` run one after the other, each on what the one before left.
+
+    `cross` is what happens to the tensors that leave a segment, given by its number, for the next one.
+    """
     positions = [segments[0].start if segments else -1, *(segment.end for segment in segments)]
     starts = [segment.start for segment in segments]
     if starts != positions[:-1] or positions[0] != 0 or positions[-1] != len(graph.groups):
         raise UsageError(f"segments at {positions} do not cover the model from 0 to {len(graph.groups)}")
     frame: dict[str, Array] = dict(inputs)
-    for segment in segments:
+    for index, segment in enumerate(segments):
         feeds = {name: frame[name] for name in segment.consumes}
         made = run(extract(model, graph, segment), feeds, segment.produces)
         frame = {name: frame[name] for name in segment.relays} | {name: made[name] for name in segment.produces}
+        if cross is not None and index + 1 < len(segments):
+            frame = cross(index, frame)
     return {spec.name: frame[spec.name] for spec in graph.outputs}

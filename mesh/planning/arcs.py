@@ -27,7 +27,7 @@ from mesh.planning.device_types import DeviceTypes
 from mesh.planning.memory import FRAMES_HELD, RUNTIME_BYTES, WEIGHT_COPIES, memory_from
 from mesh.planning.predict import FRAMES_PER_LINK
 from mesh.planning.problem import Problem
-from mesh.planning.space import FLOAT, UNLIMITED, Variant
+from mesh.planning.space import FLOAT, UNLIMITED, Variant, without_beaten
 
 Seconds = NDArray[np.float64]
 
@@ -85,7 +85,7 @@ class Arcs:
 def price_arcs(problem: Problem, cuts: Sequence[Cut], types: DeviceTypes) -> Arcs:
     """All arcs of the problem between `cuts` on `types`."""
     last = len(cuts) - 1
-    codecs = (RAW, *(codec.name for codec in problem.space.codecs))
+    codecs = (RAW, *(codec.name for codec in without_beaten(problem.space.codecs)))
     nodes = [(cut, codec) for cut in range(len(cuts)) for codec in (codecs if 0 < cut < last else (RAW,))]
     cut_of = np.array([cut for cut, _ in nodes])
     codec_of = tuple(codec for _, codec in nodes)
@@ -96,11 +96,11 @@ def price_arcs(problem: Problem, cuts: Sequence[Cut], types: DeviceTypes) -> Arc
     for index, members in enumerate(types):
         space, costs = problem.space, problem.costs
         entry, leave = (
-            np.array([space.handling_seconds(costs, members[0], c, cuts[p].bytes, sent=sent) for p, c in nodes])
+            np.array([space.handling_seconds(costs, members[0], c, cuts[p], sent=sent) for p, c in nodes])
             for sent in (False, True)
         )
         busy[index] = compute[index][np.ix_(cut_of, cut_of)] + (entry[:, None] + leave[None, :])
-    wire = np.array([problem.space.wire_bytes(codec, cuts[cut].bytes) for cut, codec in nodes], dtype=np.float64)
+    wire = np.array([problem.space.wire_bytes(codec, cuts[cut]) for cut, codec in nodes], dtype=np.float64)
     occupied, transfer = _price_links(problem, types, kinds, wire)
     flops = np.array([0, *accumulate(group.flops for group in problem.graph.groups)])[[c.position for c in cuts]]
     return Arcs(

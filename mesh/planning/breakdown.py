@@ -31,7 +31,7 @@ def find_bottleneck(stages: Sequence[StageBreakdown]) -> Bottleneck:
 def _stage(graph: Graph, stages: Sequence[Stage], index: int, costs: Costs, space: Space) -> StageBreakdown:
     stage = stages[index]
     start, end = stage.segment.start, stage.segment.end
-    entry, leave = graph.cut_at[start].bytes, graph.cut_at[end].bytes
+    entry, leave = graph.cut_at[start], graph.cut_at[end]
     received = stages[index - 1].codec if index else RAW
     is_last = index + 1 == len(stages)
     sent = RAW if is_last else stage.codec

@@ -35,7 +35,7 @@ def _equal(problem: Problem, one: NodeId, other: NodeId) -> bool:
         return False
     if any(v.prefix_seconds.get(one) != v.prefix_seconds.get(other) for v in space.variants):
         return False
-    if any(c.byte_seconds.get(one) != c.byte_seconds.get(other) for c in space.codecs):
+    if any(c.seconds_of(one) != c.seconds_of(other) for c in space.codecs):
         return False
     if costs.link(one, other) != costs.link(other, one):
         return False

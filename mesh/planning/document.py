@@ -17,6 +17,7 @@ from mesh.core.graph import Graph
 from mesh.core.ids import NODE_ID_PATTERN, SHA256_PATTERN, NodeId, Sha256
 from mesh.core.plan import (
     CODECS,
+    DEFAULT_ANSWER_CHANGE,
     RAW,
     Alternative,
     Explanation,
@@ -50,7 +51,7 @@ _PLAN_KEYS = (
     "explanation",
     "names",
 )
-_LIMIT_KEYS = ("only", "excluded", "head", "replicas")
+_LIMIT_KEYS = ("only", "excluded", "head", "replicas", "codecs", "answer_change")
 _STAGE_KEYS = (
     "devices",
     "variant",
@@ -89,6 +90,8 @@ def plan_to_json(plan: Plan) -> Document:
             "excluded": list(plan.limits.excluded),
             "head": plan.limits.head,
             "replicas": plan.limits.replicas,
+            "codecs": list(plan.limits.codecs),
+            "answer_change": plan.limits.answer_change,
         },
         **({"explanation": _explanation_to_json(plan.explanation)} if plan.explanation is not None else {}),
     }
@@ -266,11 +269,19 @@ def _limits_from_json(reader: _Reader) -> Limits:
     if not 1 <= replicas <= MAX_REPLICAS:
         raise UsageError(f"{reader.path}.replicas is {replicas}; it must be 1 to {MAX_REPLICAS}")
     head = reader.value.get("head")
+    codecs = reader.texts("codecs", ())
+    for codec in codecs:
+        if codec not in CODECS:
+            known = ", ".join(CODECS)
+            raise UsageError(f"{reader.path}.codecs: {codec[:40]!r} is not spoken", hint=f"known: {known}")
+    change = reader.number("answer_change", DEFAULT_ANSWER_CHANGE)
     return Limits(
         only=reader.node_ids("only", ()),
         excluded=reader.node_ids("excluded", ()),
         head=None if head is None else reader.node_id("head", reader.text("head")),
         replicas=replicas,
+        codecs=codecs,
+        answer_change=change,
     )
 
 

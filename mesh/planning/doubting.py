@@ -38,7 +38,7 @@ def links_in_doubt(watched: Watched, problem: Problem, plan: Plan, reports: Sequ
     busy = {r.device for r in reports if r.throughput_per_s * r.compute_seconds >= FULL_SHARE}
     rate, found = watched.throughput_per_s, dict[Pair, float]()
     for before, after in pairwise(plan.stages):
-        nbytes = problem.space.wire_bytes(before.codec, problem.graph.cut_at[after.segment.start].bytes)
+        nbytes = problem.space.wire_bytes(before.codec, problem.graph.cut_at[after.segment.start])
         for source in before.devices:
             for target in after.devices:
                 if source != target and not busy.intersection((source, target)):

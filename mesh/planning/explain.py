@@ -13,7 +13,7 @@ from typing import TypeVar
 from mesh.core.costs import Costs
 from mesh.core.fleet import Link
 from mesh.core.ids import NodeId
-from mesh.core.plan import Alternative, Bottleneck, Explanation, Objective, Plan, Prediction, StageBreakdown
+from mesh.core.plan import RAW, Alternative, Bottleneck, Explanation, Objective, Plan, Prediction, StageBreakdown
 from mesh.planning.breakdown import break_down, find_bottleneck
 from mesh.planning.exact import plan as solve
 from mesh.planning.problem import Infeasible, Problem
@@ -88,7 +88,11 @@ def _space_with_twin(space: Space, model: NodeId) -> Space:
         return replace(variant, prefix_seconds=_with_twin(variant.prefix_seconds, model))
 
     def speaks(codec: Codec) -> Codec:
-        return replace(codec, byte_seconds=_with_twin(codec.byte_seconds, model))
+        return replace(
+            codec,
+            byte_seconds=_with_twin(codec.byte_seconds, model),
+            read_byte_seconds=_with_twin(codec.read_byte_seconds, model),
+        )
 
     return replace(
         space,
@@ -130,10 +134,11 @@ def describe(plan: Plan, name_of: Callable[[NodeId], str]) -> str:
     for index, (stage, part) in enumerate(zip(plan.stages, parts, strict=True)):
         segment = stage.segment
         source = "measured" if stage.measured else "estimated"
+        sent = f", sent as {stage.codec}" if stage.codec != RAW else ""
         lines.append(
             f"  {index}  {', '.join(name_of(device) for device in stage.devices)}: "
             f"groups {segment.start} to {segment.end - 1}, {_ms(stage.compute_seconds)} ({source}), "
-            f"{segment.weight_bytes / 1e6:.3g} MB of weights, {stage.variant}"
+            f"{segment.weight_bytes / 1e6:.3g} MB of weights, {stage.variant}{sent}"
         )
         if part is not None:
             lines.extend(_describe_part(part, stage.codec))

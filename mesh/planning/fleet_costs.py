@@ -33,6 +33,9 @@ LINK_SHARE = 0.94
 LINK_LATENCY_SECONDS = 0.3e-3
 """Of a message between two devices on one switch, besides what the file adds."""
 
+CODING_BYTE_SECONDS = 2e-9
+"""Of the slower codecs on a small board: a desktop core takes half a nanosecond to one and a half (measured)."""
+
 LOCAL_BYTES_PER_SECOND = 1e9
 """Where the file limits neither end: about what the mesh moves within one machine."""
 
@@ -82,6 +85,11 @@ def estimate_costs(graph: Graph, devices: Mapping[NodeId, FleetDevice], yardstic
     )
     estimated = {node: replace(device, measured=False) for node, device in costs.devices.items()}
     return Costs(estimated, costs.links)
+
+
+def coding_seconds(devices: Mapping[NodeId, FleetDevice], yardstick: Yardstick) -> dict[NodeId, float]:
+    """CPU time per byte of tensors to write or to read them in any codec, taken to be spoken everywhere."""
+    return {node: CODING_BYTE_SECONDS / min(1.0, device.cores or yardstick.cores) for node, device in devices.items()}
 
 
 WIRED_BITS_PER_SECOND = 100_000_000

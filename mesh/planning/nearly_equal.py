@@ -63,7 +63,7 @@ def _near(problem: Problem, seconds: dict[NodeId, tuple[float, ...]], one: NodeI
         return False
     if any(v.prefix_seconds.get(one) != v.prefix_seconds.get(other) for v in space.variants):
         return False
-    if any(c.byte_seconds.get(one) != c.byte_seconds.get(other) for c in space.codecs):
+    if any(c.seconds_of(one) != c.seconds_of(other) for c in space.codecs):
         return False
     if not all(_within(a, b, NEARLY) for a, b in zip(seconds[one], seconds[other], strict=True)):
         return False

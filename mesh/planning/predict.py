@@ -53,7 +53,7 @@ def period_seconds(graph: Graph, stages: Sequence[Stage], costs: Costs, space: S
     """Seconds between two answers in steady state."""
     period = max(MIN_PERIOD_SECONDS, *(busy_seconds(graph, stages, i, costs, space) for i in range(len(stages))))
     for before, after in pairwise(stages):
-        nbytes = space.wire_bytes(before.codec, graph.cut_at[after.segment.start].bytes)
+        nbytes = space.wire_bytes(before.codec, graph.cut_at[after.segment.start])
         shares = len(before.devices) * len(after.devices)
         for source in before.devices:
             period = max(period, nbytes / space.nic(source).up / len(before.devices))
@@ -71,7 +71,7 @@ def latency_seconds(graph: Graph, stages: Sequence[Stage], costs: Costs, space: 
     """Seconds of a lone frame from entering the head to leaving the tail; the slowest way through replicas."""
     total = max(pass_seconds(graph, stages, 0, costs, space))
     for index, (before, after) in enumerate(pairwise(stages), start=1):
-        nbytes = space.wire_bytes(before.codec, graph.cut_at[after.segment.start].bytes)
+        nbytes = space.wire_bytes(before.codec, graph.cut_at[after.segment.start])
         slowest = max(
             _transfer_seconds(costs, space, source, target, nbytes)
             for source in before.devices
@@ -159,7 +159,7 @@ def pass_seconds(graph: Graph, stages: Sequence[Stage], index: int, costs: Costs
     """Seconds that each device of stage `index` spends on a frame that it gets; the client's ends are raw."""
     stage = stages[index]
     start, end = stage.segment.start, stage.segment.end
-    entry, leave = graph.cut_at[start].bytes, graph.cut_at[end].bytes
+    entry, leave = graph.cut_at[start], graph.cut_at[end]
     received = stages[index - 1].codec if index else RAW
     sent = stage.codec if index + 1 < len(stages) else RAW
     variant = _known_variant(stage.variant, space)

@@ -13,9 +13,9 @@ from mesh import errors
 from mesh.core.costs import Costs
 from mesh.core.graph import Cut, Graph
 from mesh.core.ids import NodeId
-from mesh.core.plan import NO_LIMITS, Limits, Objective, PlanOptions
+from mesh.core.plan import CODECS, DEFAULT_ANSWER_CHANGE, NO_LIMITS, RAW, Limits, Objective, PlanOptions
 from mesh.errors import UsageError
-from mesh.planning.space import MAX_REPLICAS, PLAIN, Space, Watts
+from mesh.planning.space import MAX_REPLICAS, PLAIN, Codec, Space, Watts
 
 LEAST_GAIN = 0.03
 """Less than the error of a prediction is not worth a device that may fail, and that makes every frame take longer."""
@@ -48,6 +48,10 @@ class Problem:
     """For throughput, share by which one more device must make the plan faster; else it is left out."""
     space: Space = PLAIN
     """Replicas, variants and codecs that may be chosen, and power; nothing but cuts and devices by default."""
+    answer_change: float = DEFAULT_ANSWER_CHANGE
+    """That lossy codecs of `space` may make; told on to plans, which are held to it by whoever can run the model."""
+    codecs: tuple[str, ...] = ()
+    """That were allowed by name; `space` has those of them that are worth a search."""
     names: Mapping[NodeId, str] = field(default_factory=dict)
     """How people call the devices; used in texts only."""
 
@@ -72,7 +76,9 @@ class Problem:
     def limits(self) -> Limits:
         """What of the problem a plan that replaces its answer must keep to as well."""
         only = () if self.trusted is None else tuple(sorted(self.trusted))
-        return Limits(only, tuple(sorted(self.excluded)), self.head, self.space.max_replicas)
+        return Limits(
+            only, tuple(sorted(self.excluded)), self.head, self.space.max_replicas, self.codecs, self.answer_change
+        )
 
     @property
     def usable_devices(self) -> tuple[NodeId, ...]:
@@ -89,6 +95,7 @@ def make_problem(
     options: PlanOptions,
     names: Mapping[NodeId, str],
     watts: Mapping[NodeId, Watts] | None = None,
+    codecs: tuple[Codec, ...] = (),
 ) -> Problem:
     """What `options` ask for, on all devices of `costs`. Raises `UsageError` as `check_options` does.
 
@@ -106,7 +113,9 @@ def make_problem(
         head=limits.head,
         trusted=frozenset(limits.only) if limits.only else None,
         least_gain=LEAST_GAIN,
-        space=Space(max_replicas=limits.replicas, watts=watts or {}),
+        space=Space(max_replicas=limits.replicas, watts=watts or {}, codecs=codecs),
+        answer_change=limits.answer_change,
+        codecs=limits.codecs,
         names=names,
     )
 
@@ -140,6 +149,11 @@ def check_options(options: PlanOptions, names: Mapping[NodeId, str]) -> None:
         raise UsageError("every device that may be used is excluded", hint="exclude fewer")
     if not 1 <= limits.replicas <= MAX_REPLICAS:
         raise UsageError(f"replicas is {limits.replicas}; it must be 1 to {MAX_REPLICAS}")
+    unknown = [codec for codec in limits.codecs if codec not in CODECS or codec == RAW]
+    if unknown:
+        raise UsageError(f"codec {unknown[0][:40]!r} is not one to allow", hint=f"known: {', '.join(CODECS[1:])}")
+    if not 0 < limits.answer_change <= 1:
+        raise UsageError(f"answer_change is {limits.answer_change}; it must be above 0 and at most 1")
     if options.stages is not None and limits.replicas > 1:
         raise UsageError("a forced number of stages has one device per stage", hint="leave out stages or replicas")
 

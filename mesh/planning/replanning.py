@@ -24,6 +24,7 @@ from mesh.core.ids import NodeId
 from mesh.core.plan import Objective, Plan, Stage
 from mesh.planning.answer import make_plan, thin_cuts
 from mesh.planning.arcs import Seconds, price_arcs
+from mesh.planning.coding import spare_codecs
 from mesh.planning.device_types import DeviceTypes, group_devices
 from mesh.planning.exact import MAX_LIMITED_STEPS, MAX_TABLE_ENTRIES
 from mesh.planning.exact import plan as solve
@@ -60,6 +61,8 @@ def improve(problem: Problem, current: Sequence[Stage], holdings: Holdings, slac
     `current` is what runs, on any devices; where it is itself within the slack and on usable devices, it is the answer.
     """
     optimum = solve(problem)
+    if isinstance(optimum, Plan):
+        optimum = spare_codecs(optimum, problem)
     if isinstance(optimum, Infeasible):
         return None
     moved = moved_bytes(problem.graph, optimum.stages, holdings)

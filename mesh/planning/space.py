@@ -7,12 +7,12 @@ handed in with the `Problem`; prediction, pricing and validation read it, nobody
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
 from mesh.core.costs import Costs
-from mesh.core.graph import Graph
+from mesh.core.graph import Cut, Graph
 from mesh.core.ids import NodeId
 from mesh.core.plan import RAW
 from mesh.errors import UsageError
@@ -43,12 +43,28 @@ class Codec:
 
     name: str
     bytes_factor: float
-    """Bytes on the wire over bytes of the tensors."""
+    """Bytes on the wire over bytes of the tensors, where `factors` does not say it of a cut."""
     byte_seconds: Mapping[NodeId, float]
-    """Per device that speaks it, CPU time per byte of the tensors, for writing as for reading."""
+    """Per device that speaks it, CPU time per byte of the tensors: for writing, and for reading too where
+    `read_byte_seconds` does not say it."""
+    factors: Mapping[int, float] | None = None
+    """By position, of the cuts at which it may be used; None where it may be used at all of them alike."""
+    read_byte_seconds: Mapping[NodeId, float] = field(default_factory=dict)
 
-    def coded_bytes(self, nbytes: int) -> int:
-        return math.ceil(nbytes * self.bytes_factor)
+    def seconds_of(self, device: NodeId) -> tuple[float, float] | None:
+        """Per byte, for writing and for reading; None where `device` does not speak it."""
+        if device not in self.byte_seconds:
+            return None
+        writing = self.byte_seconds[device]
+        return writing, self.read_byte_seconds.get(device, writing)
+
+    def may_cross(self, position: int) -> bool:
+        return self.factors is None or position in self.factors
+
+    def coded_bytes(self, cut: Cut) -> int:
+        """What the tensors of `cut` take on the wire."""
+        factor = self.bytes_factor if self.factors is None else self.factors.get(cut.position, self.bytes_factor)
+        return math.ceil(cut.bytes * factor)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +111,9 @@ class Space:
                 _check_prefix(prefix, f"variants[{variant.name}].prefix_seconds[{node}]")
         for codec in self.codecs:
             _check(codec.bytes_factor > 0, codec.bytes_factor, f"codecs[{codec.name}].bytes_factor", "above 0")
-            for node, seconds in codec.byte_seconds.items():
+            for position, factor in (codec.factors or {}).items():
+                _check(factor > 0, factor, f"codecs[{codec.name}].factors[{position}]", "above 0")
+            for node, seconds in (*codec.byte_seconds.items(), *codec.read_byte_seconds.items()):
                 _check(seconds >= 0, seconds, f"codecs[{codec.name}].byte_seconds[{node}]", "of 0 or more")
         for node, nic in self.nics.items():
             for name, rate in (("up", nic.up), ("down", nic.down)):
@@ -123,18 +141,21 @@ class Space:
         prefix = known.prefix_seconds[device]
         return prefix[end] - prefix[start]
 
-    def handling_seconds(self, costs: Costs, device: NodeId, codec: str, nbytes: int, *, sent: bool) -> float:
-        """CPU time of one message at either end, coding included; infinite where `device` does not speak it."""
+    def handling_seconds(self, costs: Costs, device: NodeId, codec: str, cut: Cut, *, sent: bool) -> float:
+        """CPU time of one message at either end, coding included; infinite where `device` does not speak it, or where
+        it may not be used at `cut`."""
         if codec == RAW:
-            return costs.handling(device, nbytes, sent=sent).seconds
+            return costs.handling(device, cut.bytes, sent=sent).seconds
         known = self.codec_at.get(codec)
-        if known is None or device not in known.byte_seconds:
+        coding = None if known is None else known.seconds_of(device)
+        if known is None or coding is None or not known.may_cross(cut.position):
             return math.inf
-        coded = costs.handling(device, known.coded_bytes(nbytes), sent=sent).seconds
-        return coded + known.byte_seconds[device] * nbytes
+        moved = costs.handling(device, known.coded_bytes(cut), sent=sent).seconds
+        return moved + coding[0 if sent else 1] * cut.bytes
 
-    def wire_bytes(self, codec: str, nbytes: int) -> int:
-        return nbytes if codec == RAW else self.codec_at[codec].coded_bytes(nbytes)
+    def wire_bytes(self, codec: str, cut: Cut) -> int:
+        known = self.codec_at.get(codec)
+        return cut.bytes if known is None else known.coded_bytes(cut)
 
     def link_bytes_per_second(self, costs: Costs, source: NodeId, target: NodeId) -> float:
         """Of a link and the interfaces at its ends, the slowest."""
@@ -150,6 +171,40 @@ class Space:
         if known is None or known.weight_bytes is None:
             return graph
         return _reweigh(graph, known.weight_bytes)
+
+
+def without_beaten(codecs: Sequence[Codec]) -> tuple[Codec, ...]:
+    """Those that some plan could need: each takes fewer bytes somewhere, or less time on some device, than any other.
+
+    Of equal ones the first stays.
+    """
+    kept: list[Codec] = []
+    for index, codec in enumerate(codecs):
+        others = [*kept, *codecs[index + 1 :]]
+        if not any(_beats(other, codec) for other in others):
+            kept.append(codec)
+    return tuple(kept)
+
+
+def _beats(one: Codec, other: Codec) -> bool:
+    """Whether `one` is at least as good wherever `other` may be used, and speaks on all of its devices."""
+    if other.factors is None:
+        is_smaller = one.factors is None and one.bytes_factor <= other.bytes_factor
+    else:
+        is_smaller = all(
+            one.may_cross(position) and _factor(one, position) <= factor for position, factor in other.factors.items()
+        )
+    return is_smaller and all(
+        (mine := one.seconds_of(device)) is not None
+        and (its := other.seconds_of(device)) is not None
+        and mine[0] <= its[0]
+        and mine[1] <= its[1]
+        for device in other.byte_seconds
+    )
+
+
+def _factor(codec: Codec, position: int) -> float:
+    return codec.bytes_factor if codec.factors is None else codec.factors.get(position, codec.bytes_factor)
 
 
 UNLIMITED = Nic()

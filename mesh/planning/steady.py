@@ -77,7 +77,7 @@ class _Run:
     def _send(self, source: NodeId, target: NodeId, index: int, now: float) -> float:
         """From the end of computing on `source` to arrival at `target`, which runs stage `index`."""
         codec = self.stages[index - 1].codec
-        nbytes = self.space.wire_bytes(codec, self.graph.cut_at[self.stages[index].segment.start].bytes)
+        nbytes = self.space.wire_bytes(codec, self.graph.cut_at[self.stages[index].segment.start])
         moving = nbytes / self.space.link_bytes_per_second(self.costs, source, target)
         flights = self.under_way.setdefault((source, target), [])
         start = max(now, self.link_free_at.get((source, target), 0.0))

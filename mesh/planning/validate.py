@@ -70,13 +70,25 @@ def _options(plan: Plan, space: Space) -> Iterator[str]:
                 yield f"stages[{index}].variant is {stage.variant!r}, which not all of its devices run"
             elif variant.cuts is not None and not {segment.start, segment.end} <= variant.cuts:
                 yield f"stages[{index}].variant {stage.variant!r} has no cut at {segment.start} or {segment.end}"
+    yield from codec_problems(plan, space)
+
+
+def codec_problems(plan: Plan, space: Space) -> tuple[str, ...]:
+    """What is wrong with the codecs of `plan`, in words."""
+    return tuple(_codecs(plan, space))
+
+
+def _codecs(plan: Plan, space: Space) -> Iterator[str]:
+    for index, stage in enumerate(plan.stages):
         if stage.codec != RAW:
             codec = space.codec_at.get(stage.codec)
             ends = plan.stages[index : index + 2]
-            if codec is None or any(device not in codec.byte_seconds for end in ends for device in end.devices):
-                yield f"stages[{index}].codec is {stage.codec!r}, which not all devices at its ends speak"
-            elif len(ends) == 1:
+            if len(ends) == 1:
                 yield f"stages[{index}].codec is {stage.codec!r}, clients speak only {RAW!r}"
+            elif codec is None or any(device not in codec.byte_seconds for end in ends for device in end.devices):
+                yield f"stages[{index}].codec is {stage.codec!r}, which not all devices at its ends speak"
+            elif not codec.may_cross(stage.segment.end):
+                yield f"stages[{index}].codec is {stage.codec!r}, which may not be used at {stage.segment.end}"
 
 
 def _cover(plan: Plan, graph: Graph) -> Iterator[str]:

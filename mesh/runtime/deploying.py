@@ -21,7 +21,7 @@ from mesh.control.timing import CALL_TIMEOUT_S, DRAIN_TIMEOUT_S
 from mesh.core.fleet import NodeState
 from mesh.core.graph import Graph
 from mesh.core.ids import DeploymentName, NodeId, Sha256
-from mesh.core.plan import Deployment, Fence, Plan, PlanOptions
+from mesh.core.plan import RAW, Deployment, Fence, Plan, PlanOptions
 from mesh.core.tensor import TensorSpec
 from mesh.engines import make_engine
 from mesh.errors import (
@@ -36,12 +36,15 @@ from mesh.errors import (
 from mesh.model.extract import extract
 from mesh.model.read import SourceModel, read_model_bytes
 from mesh.model.summarise import summarise
+from mesh.planning.coding import spare_codecs
 from mesh.planning.exact import plan as solve
 from mesh.planning.explain import explain
 from mesh.planning.predict import with_costs
 from mesh.planning.problem import Infeasible as NoPlan
 from mesh.planning.problem import Problem, check_options, make_problem, uncut
-from mesh.planning.validate import problems
+from mesh.planning.validate import codec_problems, problems
+from mesh.runtime.codec_gate import hold_to_answers, loses, measure_change, require_small
+from mesh.runtime.codec_offers import codecs_of, find_codecs
 from mesh.runtime.coordinator import Progress
 from mesh.runtime.costing import measure_costs
 from mesh.runtime.fleet import Answered
@@ -72,6 +75,8 @@ class Planned:
     """Without cuts, for when those of `plan` cannot be proven; None where whoever asked wants the cuts."""
     problem: Problem | None = None
     """What `plan` answers; kept to hold the plan against, and to plan again."""
+    is_held: bool = False
+    """Whether what its codecs do to the answers has been measured, and is allowed."""
 
     def given_up_for(self, whole: Plan) -> Planned:
         """`whole` instead, after the cuts of `plan` could not be proven: what replaces it later has none either."""
@@ -99,23 +104,31 @@ async def make_plan(
     costs = await measure_costs(nodes, model, graph, options, store, progress)
     names = {node.view.capabilities.node_id: node.view.capabilities.name for node in nodes}
     devices = tuple(costs.devices)
+    told = [node.view.capabilities for node in nodes]
+    codecs = await find_codecs(told, model, graph, options.limits.codecs, progress, needed=codecs_of(options.forced))
     if options.forced is not None:
-        wrong = problems(options.forced, graph, devices)
+        permitted = options.forced.limits
+        limits = replace(options.limits, codecs=permitted.codecs, answer_change=permitted.answer_change)
+        problem = make_problem(graph, costs, replace(options, forced=None, limits=limits), names, codecs=codecs)
+        wrong = problems(options.forced, graph, devices) or codec_problems(options.forced, problem.space)
         if wrong:
             raise UsageError(f"the plan cannot be carried out: {'; '.join(wrong)}")
-        forced = replace(with_costs(options.forced, graph, costs), forced=True)
-        return Planned(model, graph, forced, problem=make_problem(graph, costs, replace(options, forced=None), names))
-    problem = make_problem(graph, costs, options, names)
-    found = await asyncio.to_thread(solve, problem)
-    if isinstance(found, NoPlan):
-        raise found.as_error()
+        forced = replace(with_costs(options.forced, graph, costs, problem.space), forced=True)
+        return Planned(model, graph, forced, problem=problem)
+    problem = make_problem(graph, costs, options, names, codecs=codecs)
+    answer = await asyncio.to_thread(solve, problem)
+    if isinstance(answer, NoPlan):
+        raise answer.as_error()
+    found = answer
+    if codecs:
+        found, problem = await hold_to_answers(model, graph, problem, spare_codecs(answer, problem), progress)
     if options.explain:
         found = replace(found, explanation=await asyncio.to_thread(explain, problem, found))
     whole = None
     if len(found.stages) > 1 and options.stages is None:
         alone = await asyncio.to_thread(solve, uncut(problem))
         whole = None if isinstance(alone, NoPlan) else alone
-    return Planned(model, graph, found, whole, problem)
+    return Planned(model, graph, found, whole, problem, is_held=True)
 
 
 def _chosen(nodes: Sequence[Answered], options: PlanOptions) -> list[Answered]:
@@ -178,7 +191,9 @@ async def activate(
     plan, parts = await _cut_and_prove(planned, progress, feeds)
     by_id = {node.view.capabilities.node_id: node for node in nodes}
     allowed = [node for node in nodes if plan.limits.allows(node.view.capabilities.node_id)]
-    standbys = choose_standbys(plan, [_able(allowed, len(parts[sha256])) for sha256 in _contents(plan)])
+    standbys = choose_standbys(
+        plan, [_able(allowed, len(parts[sha256]), plan, index) for index, sha256 in enumerate(_contents(plan))]
+    )
     devices = dict.fromkeys((*plan.devices, *(node for spare in standbys for node in spare)))
     deployment = Deployment(
         name=name,
@@ -219,8 +234,10 @@ def _contents(plan: Plan) -> list[Sha256]:
     return [stage.segment.sha256 for stage in plan.stages if stage.segment.sha256 is not None]
 
 
-def _able(nodes: Sequence[Answered], size_bytes: int) -> list[NodeId]:
-    """Nodes that can run models and have the memory and the disk for a segment of `size_bytes`."""
+def _able(nodes: Sequence[Answered], size_bytes: int, plan: Plan, stage: int) -> list[NodeId]:
+    """Nodes that can run models, have the memory and the disk for a segment of `size_bytes`, and speak the codecs of
+    the edges into and out of `stage`."""
+    spoken = plan.codecs_at(stage)
     return [
         told.node_id
         for told in (node.view.capabilities for node in nodes)
@@ -228,6 +245,7 @@ def _able(nodes: Sequence[Answered], size_bytes: int) -> list[NodeId]:
         and told.can_run
         and told.memory_available_bytes >= MEMORY_FACTOR * size_bytes
         and told.disk_available_bytes >= size_bytes
+        and spoken <= {RAW, *(codec.name for codec in told.codecs)}
     ]
 
 
@@ -251,7 +269,7 @@ async def _cut_and_prove(
         return plan, parts
     progress(f"proving that {len(plan.stages)} segments equal the whole")
     try:
-        await asyncio.to_thread(_prove, planned.model, planned.graph, plan, feeds)
+        await asyncio.to_thread(_prove, planned, plan, feeds)
     except (ModelInvalid, VerificationFailed) as error:
         if planned.whole is None:
             raise
@@ -271,8 +289,11 @@ def _cut(planned: Planned) -> tuple[Plan, dict[Sha256, bytes]]:
     return replace(planned.plan, stages=tuple(stages), explanation=None), parts
 
 
-def _prove(model: SourceModel, graph: Graph, plan: Plan, feeds: Mapping[str, Array] | None) -> None:
-    prove(make_engine(), model, graph, [stage.segment for stage in plan.stages], feeds).require()
+def _prove(planned: Planned, plan: Plan, feeds: Mapping[str, Array] | None) -> None:
+    engine, model, graph = make_engine(), planned.model, planned.graph
+    prove(engine, model, graph, [stage.segment for stage in plan.stages], feeds).require()
+    if loses(plan) and not planned.is_held:
+        require_small(measure_change(engine, model, graph, plan.stages, feeds), plan.limits.answer_change)
 
 
 def _boundaries(model: SourceModel, graph: Graph, plan: Plan) -> tuple[tuple[TensorSpec, ...], ...]:

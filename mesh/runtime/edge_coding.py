@@ -20,9 +20,7 @@ INLINE_BYTES = 64 << 10
 
 def check_codecs(deployment: Deployment, stages: Sequence[int]) -> None:
     """Raise `MissingExtra` where `stages`, which are to be loaded here, receive or send what is not spoken here."""
-    plan = deployment.plan
-    codecs = {plan.codec_into(edge) for stage in stages for edge in (stage, stage + 1) if edge < len(plan.stages)}
-    for codec in sorted(codecs - {RAW}):
+    for codec in sorted(frozenset().union(*map(deployment.plan.codecs_at, stages)) - {RAW}):
         from mesh.codecs import check_spoken
 
         check_spoken(codec)

@@ -168,6 +168,7 @@ class Node:
             software_version=__version__,
             hardware=facts.hardware,
             mode=self._mode,
+            codecs=self._probe.codecs,
         )
 
     def _advertisement(self, address: str) -> Advertisement:

@@ -12,20 +12,31 @@ from dataclasses import dataclass, replace
 from mesh.core.fleet_file import Fleet, FleetDevice
 from mesh.core.graph import Graph
 from mesh.core.ids import NodeId
-from mesh.core.plan import Plan, PlanOptions
+from mesh.core.plan import RAW, Plan, PlanOptions
 from mesh.engines import make_engine
 from mesh.engines.contract import LoadOptions
 from mesh.errors import MeshError, UsageError
 from mesh.hardware.limits import read_limits
 from mesh.model.read import SourceModel, read_model_bytes
 from mesh.model.summarise import summarise
+from mesh.planning.coding import spare_codecs
 from mesh.planning.exact import plan as solve
 from mesh.planning.explain import MoreFleet, explain
-from mesh.planning.fleet_costs import Yardstick, estimate_costs, nominal_core_seconds, plannable, watts_of, wired
+from mesh.planning.fleet_costs import (
+    Yardstick,
+    coding_seconds,
+    estimate_costs,
+    nominal_core_seconds,
+    plannable,
+    watts_of,
+    wired,
+)
 from mesh.planning.predict import with_costs
 from mesh.planning.problem import Infeasible as NoPlan
 from mesh.planning.problem import Problem, check_options, make_problem
-from mesh.planning.validate import problems
+from mesh.planning.validate import codec_problems, problems
+from mesh.runtime.codec_gate import hold_to_answers
+from mesh.runtime.codec_offers import codecs_of, price_codecs
 from mesh.runtime.coordinator import Progress
 from mesh.runtime.measure import measure_model
 
@@ -59,7 +70,11 @@ async def plan_offline(
         source = f"{core_seconds * 1e3:.3g} ms on one core, as given"
     limits = read_limits()
     yardstick = Yardstick(core_seconds, limits.cores, limits.memory_available_bytes)
-    problem = make_problem(graph, estimate_costs(graph, devices, yardstick), options, names, watts_of(devices))
+    wanted = {codec for codec in (*options.limits.codecs, *codecs_of(options.forced)) if codec != RAW}
+    speeds = dict.fromkeys(wanted, (coding_seconds(devices, yardstick),) * 2)
+    codecs = await price_codecs(model, graph, speeds, progress, needed=codecs_of(options.forced))
+    costs = estimate_costs(graph, devices, yardstick)
+    problem = make_problem(graph, costs, options, names, watts_of(devices), codecs)
     if options.forced is not None:
         found = _carry_out(options.forced, problem)
     else:
@@ -67,6 +82,8 @@ async def plan_offline(
         if isinstance(answer, NoPlan):
             raise answer.as_error()
         found = answer
+        if codecs:
+            found, problem = await hold_to_answers(model, graph, problem, spare_codecs(answer, problem), progress)
     if options.explain:
         others = _on_wires(problem, devices, yardstick)
         found = replace(found, explanation=await asyncio.to_thread(explain, problem, found, others))
@@ -77,10 +94,10 @@ async def plan_offline(
 def _carry_out(forced: Plan, problem: Problem) -> Plan:
     """`forced` with the figures of this fleet; raises `UsageError` for what it cannot carry out."""
     memory = {device: problem.costs.device(device).memory_bytes for device in problem.devices}
-    wrong = problems(forced, problem.graph, problem.devices, memory)
+    wrong = problems(forced, problem.graph, problem.devices, memory) or codec_problems(forced, problem.space)
     if wrong:
         raise UsageError(f"the plan cannot be carried out: {'; '.join(wrong)}", hint="make one with mesh plan --json")
-    return replace(with_costs(forced, problem.graph, problem.costs), forced=True)
+    return replace(with_costs(forced, problem.graph, problem.costs, problem.space), forced=True)
 
 
 def _on_wires(problem: Problem, devices: Mapping[NodeId, FleetDevice], yardstick: Yardstick) -> list[MoreFleet]:

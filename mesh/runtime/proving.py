@@ -6,12 +6,13 @@ an engine.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 
 from mesh.arrays import Array, from_array, to_array
 from mesh.core.graph import Graph
 from mesh.core.plan import Segment
-from mesh.engines.contract import Engine, LoadOptions
+from mesh.engines.contract import Engine, LoadOptions, Session
 from mesh.errors import MeshError, ModelInvalid, TensorMismatch
 from mesh.model.compare import Comparison, RunFunction, generate_inputs, verify
 from mesh.model.read import SourceModel
@@ -26,7 +27,23 @@ LEAST_INTEGERS = (0, 1)
 
 def run_model(engine: Engine, data: bytes, feeds: Mapping[str, Array], outputs: Sequence[str]) -> dict[str, Array]:
     """Load `data`, run it once on the feeds that it takes, and return the named outputs."""
-    session = engine.load(data, LoadOptions())
+    return _run(engine.load(data, LoadOptions()), feeds, outputs)
+
+
+def remembering(engine: Engine) -> RunFunction:
+    """As `run_model`, for whoever runs the same few models again and again: each is loaded once."""
+    sessions: dict[bytes, Session] = {}
+
+    def run(data: bytes, feeds: Mapping[str, Array], outputs: Sequence[str]) -> dict[str, Array]:
+        digest = hashlib.sha256(data).digest()
+        if digest not in sessions:
+            sessions[digest] = engine.load(data, LoadOptions())
+        return _run(sessions[digest], feeds, outputs)
+
+    return run
+
+
+def _run(session: Session, feeds: Mapping[str, Array], outputs: Sequence[str]) -> dict[str, Array]:
     missing = [spec.name for spec in session.inputs if spec.name not in feeds]
     if missing:
         raise TensorMismatch(f"there are no values for the inputs {missing}")
@@ -51,16 +68,19 @@ def prove(
         return run_model(engine, data, given, outputs)
 
     if feeds is None:
-        feeds = _make_up_inputs(run, model)
+        (feeds,) = make_up_inputs(run, model)
     return verify(run, model, graph, segments, feeds)
 
 
-def _make_up_inputs(run: RunFunction, model: SourceModel) -> dict[str, Array]:
-    """Inputs that the whole model takes; whatever is no number (sizes, indices) is drawn in more than one way."""
+def make_up_inputs(run: RunFunction, model: SourceModel, count: int = 1) -> list[dict[str, Array]]:
+    """Inputs that the whole model takes; whatever is no number (sizes, indices) is drawn in more than one way.
+
+    Raises `ModelInvalid` where it takes none of them.
+    """
     for least_integer in LEAST_INTEGERS:
-        inputs = generate_inputs(model.inputs, PROOF_SEED, least_integer=least_integer)
+        inputs = [generate_inputs(model.inputs, PROOF_SEED + n, least_integer=least_integer) for n in range(count)]
         try:
-            run(model.data, inputs, [spec.name for spec in model.outputs])
+            run(model.data, inputs[0], [spec.name for spec in model.outputs])
         except MeshError as error:
             reason = error
         else:

@@ -16,6 +16,7 @@ import asyncio
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 from mesh.control.deployments import DeploymentState, key_of
 from mesh.core.costs import Costs, DeviceType, type_of
@@ -39,6 +40,7 @@ from mesh.planning.verifying import (
     verify,
     watch,
 )
+from mesh.runtime.codec_offers import codecs_of, find_codecs
 from mesh.runtime.coordinator import Coordinator
 from mesh.runtime.costing import costs_from_store
 from mesh.runtime.deploying import Planned
@@ -176,7 +178,10 @@ class Watch:
             return None
         names = {node: capabilities.name for node, capabilities in told.items()}
         options = PlanOptions(deployment.plan.objective, limits=deployment.plan.limits)
-        problem = make_problem(graph, costs, options, names)
+        limits, needed = deployment.plan.limits, codecs_of(deployment.plan)
+        tell = partial(self._tell_once, deployment.name)
+        codecs = await find_codecs(told.values(), model, graph, limits.codecs, tell, needed=needed)
+        problem = make_problem(graph, costs, options, names, codecs=codecs)
         return _Known(deployment, model, problem, members=frozenset(problem.devices))
 
     # Membership -----------------------------------------------------------------------------------

@@ -151,7 +151,7 @@ class Pipeline:
     def _send(self, index: int, source: NodeId, target: NodeId) -> float:
         link = self._links.setdefault((index, source, target), _Link())
         codec = self.stages[index - 1].codec
-        nbytes = self._space.wire_bytes(codec, self._graph.cut_at[self.stages[index].segment.start].bytes)
+        nbytes = self._space.wire_bytes(codec, self._graph.cut_at[self.stages[index].segment.start])
         start = max(self._world.now, link.free_at)
         if len(link.flights) == FRAMES_PER_LINK:
             start = max(start, link.flights[0])

@@ -48,8 +48,18 @@ class Provider(_message.Message):
     detail: str
     def __init__(self, name: _Optional[str] = ..., usable: bool = ..., detail: _Optional[str] = ...) -> None: ...
 
+class CodecSpeed(_message.Message):
+    __slots__ = ("name", "encode_byte_seconds", "decode_byte_seconds")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    ENCODE_BYTE_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    DECODE_BYTE_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    encode_byte_seconds: float
+    decode_byte_seconds: float
+    def __init__(self, name: _Optional[str] = ..., encode_byte_seconds: _Optional[float] = ..., decode_byte_seconds: _Optional[float] = ...) -> None: ...
+
 class Capabilities(_message.Message):
-    __slots__ = ("node_id", "name", "arch", "cores", "memory_bytes", "memory_available_bytes", "disk_available_bytes", "providers", "runtime_version", "gflops", "memory_gb_per_s", "state", "software_version", "hardware", "mode")
+    __slots__ = ("node_id", "name", "arch", "cores", "memory_bytes", "memory_available_bytes", "disk_available_bytes", "providers", "runtime_version", "gflops", "memory_gb_per_s", "state", "software_version", "hardware", "mode", "codecs")
     NODE_ID_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
     ARCH_FIELD_NUMBER: _ClassVar[int]
@@ -65,6 +75,7 @@ class Capabilities(_message.Message):
     SOFTWARE_VERSION_FIELD_NUMBER: _ClassVar[int]
     HARDWARE_FIELD_NUMBER: _ClassVar[int]
     MODE_FIELD_NUMBER: _ClassVar[int]
+    CODECS_FIELD_NUMBER: _ClassVar[int]
     node_id: str
     name: str
     arch: str
@@ -80,7 +91,8 @@ class Capabilities(_message.Message):
     software_version: str
     hardware: str
     mode: str
-    def __init__(self, node_id: _Optional[str] = ..., name: _Optional[str] = ..., arch: _Optional[str] = ..., cores: _Optional[float] = ..., memory_bytes: _Optional[int] = ..., memory_available_bytes: _Optional[int] = ..., disk_available_bytes: _Optional[int] = ..., providers: _Optional[_Iterable[_Union[Provider, _Mapping]]] = ..., runtime_version: _Optional[str] = ..., gflops: _Optional[float] = ..., memory_gb_per_s: _Optional[float] = ..., state: _Optional[_Union[NodeState, str]] = ..., software_version: _Optional[str] = ..., hardware: _Optional[str] = ..., mode: _Optional[str] = ...) -> None: ...
+    codecs: _containers.RepeatedCompositeFieldContainer[CodecSpeed]
+    def __init__(self, node_id: _Optional[str] = ..., name: _Optional[str] = ..., arch: _Optional[str] = ..., cores: _Optional[float] = ..., memory_bytes: _Optional[int] = ..., memory_available_bytes: _Optional[int] = ..., disk_available_bytes: _Optional[int] = ..., providers: _Optional[_Iterable[_Union[Provider, _Mapping]]] = ..., runtime_version: _Optional[str] = ..., gflops: _Optional[float] = ..., memory_gb_per_s: _Optional[float] = ..., state: _Optional[_Union[NodeState, str]] = ..., software_version: _Optional[str] = ..., hardware: _Optional[str] = ..., mode: _Optional[str] = ..., codecs: _Optional[_Iterable[_Union[CodecSpeed, _Mapping]]] = ...) -> None: ...
 
 class GetCapabilitiesRequest(_message.Message):
     __slots__ = ()

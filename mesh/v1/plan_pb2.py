@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from mesh.v1 import tensor_pb2 as mesh_dot_v1_dot_tensor__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x12mesh/v1/plan.proto\x12\x07mesh.v1\x1a\x14mesh/v1/tensor.proto\"\x8e\x01\n\x07Segment\x12\r\n\x05start\x18\x01 \x01(\r\x12\x0b\n\x03\x65nd\x18\x02 \x01(\r\x12\x10\n\x08\x63onsumes\x18\x03 \x03(\t\x12\x10\n\x08produces\x18\x04 \x03(\t\x12\x0e\n\x06relays\x18\x05 \x03(\t\x12\x14\n\x0cweight_bytes\x18\x06 \x01(\x04\x12\r\n\x05\x66lops\x18\x07 \x01(\x04\x12\x0e\n\x06sha256\x18\x08 \x01(\t\"\x86\x01\n\x05Stage\x12!\n\x07segment\x18\x01 \x01(\x0b\x32\x10.mesh.v1.Segment\x12\x0f\n\x07\x64\x65vices\x18\x02 \x03(\t\x12\x17\n\x0f\x63ompute_seconds\x18\x03 \x01(\x01\x12\x10\n\x08measured\x18\x04 \x01(\x08\x12\x0f\n\x07variant\x18\x05 \x01(\t\x12\r\n\x05\x63odec\x18\x06 \x01(\t\"H\n\x06Limits\x12\x0c\n\x04only\x18\x01 \x03(\t\x12\x10\n\x08\x65xcluded\x18\x02 \x03(\t\x12\x0c\n\x04head\x18\x03 \x01(\t\x12\x10\n\x08replicas\x18\x04 \x01(\r\"\x86\x01\n\rLinkBreakdown\x12\x18\n\x10\x62ytes_per_second\x18\x01 \x01(\x01\x12\x17\n\x0flatency_seconds\x18\x02 \x01(\x01\x12\x18\n\x10transfer_seconds\x18\x03 \x01(\x01\x12\x16\n\x0eperiod_seconds\x18\x04 \x01(\x01\x12\x10\n\x08measured\x18\x05 \x01(\x08\"\xc3\x01\n\x0eStageBreakdown\x12\x18\n\x10handling_seconds\x18\x01 \x01(\x01\x12\x16\n\x0eperiod_seconds\x18\x02 \x01(\x01\x12\x10\n\x08\x62ytes_in\x18\x03 \x01(\x04\x12\x11\n\tbytes_out\x18\x04 \x01(\x04\x12\x14\n\x0cmemory_bytes\x18\x05 \x01(\x04\x12\x1e\n\x16memory_available_bytes\x18\x06 \x01(\x04\x12$\n\x04link\x18\x07 \x01(\x0b\x32\x16.mesh.v1.LinkBreakdown\"D\n\nBottleneck\x12\r\n\x05stage\x18\x01 \x01(\r\x12\x0f\n\x07is_link\x18\x02 \x01(\x08\x12\x16\n\x0eperiod_seconds\x18\x03 \x01(\x01\"\x8b\x01\n\x0b\x45xplanation\x12\'\n\x06stages\x18\x01 \x03(\x0b\x32\x17.mesh.v1.StageBreakdown\x12\'\n\nbottleneck\x18\x02 \x01(\x0b\x32\x13.mesh.v1.Bottleneck\x12*\n\x0cimprovements\x18\x03 \x03(\x0b\x32\x14.mesh.v1.Alternative\"9\n\nPrediction\x12\x18\n\x10throughput_per_s\x18\x01 \x01(\x01\x12\x11\n\tlatency_s\x18\x02 \x01(\x01\"T\n\x0b\x41lternative\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\'\n\nprediction\x18\x02 \x01(\x0b\x32\x13.mesh.v1.Prediction\x12\x0e\n\x06reason\x18\x03 \x01(\t\"\xd8\x02\n\x04Plan\x12\x14\n\x0cmodel_sha256\x18\x01 \x01(\t\x12%\n\tobjective\x18\x02 \x01(\x0e\x32\x12.mesh.v1.Objective\x12\x0e\n\x06\x66orced\x18\x03 \x01(\x08\x12\x1e\n\x06stages\x18\x04 \x03(\x0b\x32\x0e.mesh.v1.Stage\x12&\n\tpredicted\x18\x05 \x01(\x0b\x32\x13.mesh.v1.Prediction\x12\x1e\n\x16\x62ound_throughput_per_s\x18\x06 \x01(\x01\x12\x13\n\x0b\x63\x65rtificate\x18\x07 \x01(\t\x12*\n\x0c\x61lternatives\x18\x08 \x03(\x0b\x32\x14.mesh.v1.Alternative\x12\x0e\n\x06window\x18\t \x01(\r\x12\x1f\n\x06limits\x18\n \x01(\x0b\x32\x0f.mesh.v1.Limits\x12)\n\x0b\x65xplanation\x18\x0b \x01(\x0b\x32\x14.mesh.v1.Explanation\"0\n\x08\x42oundary\x12$\n\x07tensors\x18\x01 \x03(\x0b\x32\x13.mesh.v1.TensorSpec\"\xe8\x02\n\nDeployment\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04term\x18\x02 \x01(\x04\x12\x12\n\ngeneration\x18\x03 \x01(\x04\x12\x1b\n\x04plan\x18\x04 \x01(\x0b\x32\r.mesh.v1.Plan\x12#\n\x06inputs\x18\x05 \x03(\x0b\x32\x13.mesh.v1.TensorSpec\x12$\n\x07outputs\x18\x06 \x03(\x0b\x32\x13.mesh.v1.TensorSpec\x12%\n\nboundaries\x18\x07 \x03(\x0b\x32\x11.mesh.v1.Boundary\x12\x35\n\taddresses\x18\x08 \x03(\x0b\x32\".mesh.v1.Deployment.AddressesEntry\x12#\n\x08standbys\x18\t \x03(\x0b\x32\x11.mesh.v1.Standbys\x12\r\n\x05\x63\x61use\x18\n \x01(\t\x1a\x30\n\x0e\x41\x64\x64ressesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x1c\n\x08Standbys\x12\x10\n\x08node_ids\x18\x01 \x03(\t*\x83\x01\n\tObjective\x12\x19\n\x15OBJECTIVE_UNSPECIFIED\x10\x00\x12\x18\n\x14OBJECTIVE_THROUGHPUT\x10\x01\x12\x15\n\x11OBJECTIVE_LATENCY\x10\x02\x12\x14\n\x10OBJECTIVE_MEMORY\x10\x03\x12\x14\n\x10OBJECTIVE_ENERGY\x10\x04\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x12mesh/v1/plan.proto\x12\x07mesh.v1\x1a\x14mesh/v1/tensor.proto\"\x8e\x01\n\x07Segment\x12\r\n\x05start\x18\x01 \x01(\r\x12\x0b\n\x03\x65nd\x18\x02 \x01(\r\x12\x10\n\x08\x63onsumes\x18\x03 \x03(\t\x12\x10\n\x08produces\x18\x04 \x03(\t\x12\x0e\n\x06relays\x18\x05 \x03(\t\x12\x14\n\x0cweight_bytes\x18\x06 \x01(\x04\x12\r\n\x05\x66lops\x18\x07 \x01(\x04\x12\x0e\n\x06sha256\x18\x08 \x01(\t\"\x86\x01\n\x05Stage\x12!\n\x07segment\x18\x01 \x01(\x0b\x32\x10.mesh.v1.Segment\x12\x0f\n\x07\x64\x65vices\x18\x02 \x03(\t\x12\x17\n\x0f\x63ompute_seconds\x18\x03 \x01(\x01\x12\x10\n\x08measured\x18\x04 \x01(\x08\x12\x0f\n\x07variant\x18\x05 \x01(\t\x12\r\n\x05\x63odec\x18\x06 \x01(\t\"o\n\x06Limits\x12\x0c\n\x04only\x18\x01 \x03(\t\x12\x10\n\x08\x65xcluded\x18\x02 \x03(\t\x12\x0c\n\x04head\x18\x03 \x01(\t\x12\x10\n\x08replicas\x18\x04 \x01(\r\x12\x0e\n\x06\x63odecs\x18\x05 \x03(\t\x12\x15\n\ranswer_change\x18\x06 \x01(\x01\"\x86\x01\n\rLinkBreakdown\x12\x18\n\x10\x62ytes_per_second\x18\x01 \x01(\x01\x12\x17\n\x0flatency_seconds\x18\x02 \x01(\x01\x12\x18\n\x10transfer_seconds\x18\x03 \x01(\x01\x12\x16\n\x0eperiod_seconds\x18\x04 \x01(\x01\x12\x10\n\x08measured\x18\x05 \x01(\x08\"\xc3\x01\n\x0eStageBreakdown\x12\x18\n\x10handling_seconds\x18\x01 \x01(\x01\x12\x16\n\x0eperiod_seconds\x18\x02 \x01(\x01\x12\x10\n\x08\x62ytes_in\x18\x03 \x01(\x04\x12\x11\n\tbytes_out\x18\x04 \x01(\x04\x12\x14\n\x0cmemory_bytes\x18\x05 \x01(\x04\x12\x1e\n\x16memory_available_bytes\x18\x06 \x01(\x04\x12$\n\x04link\x18\x07 \x01(\x0b\x32\x16.mesh.v1.LinkBreakdown\"D\n\nBottleneck\x12\r\n\x05stage\x18\x01 \x01(\r\x12\x0f\n\x07is_link\x18\x02 \x01(\x08\x12\x16\n\x0eperiod_seconds\x18\x03 \x01(\x01\"\x8b\x01\n\x0b\x45xplanation\x12\'\n\x06stages\x18\x01 \x03(\x0b\x32\x17.mesh.v1.StageBreakdown\x12\'\n\nbottleneck\x18\x02 \x01(\x0b\x32\x13.mesh.v1.Bottleneck\x12*\n\x0cimprovements\x18\x03 \x03(\x0b\x32\x14.mesh.v1.Alternative\"9\n\nPrediction\x12\x18\n\x10throughput_per_s\x18\x01 \x01(\x01\x12\x11\n\tlatency_s\x18\x02 \x01(\x01\"T\n\x0b\x41lternative\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\'\n\nprediction\x18\x02 \x01(\x0b\x32\x13.mesh.v1.Prediction\x12\x0e\n\x06reason\x18\x03 \x01(\t\"\xd8\x02\n\x04Plan\x12\x14\n\x0cmodel_sha256\x18\x01 \x01(\t\x12%\n\tobjective\x18\x02 \x01(\x0e\x32\x12.mesh.v1.Objective\x12\x0e\n\x06\x66orced\x18\x03 \x01(\x08\x12\x1e\n\x06stages\x18\x04 \x03(\x0b\x32\x0e.mesh.v1.Stage\x12&\n\tpredicted\x18\x05 \x01(\x0b\x32\x13.mesh.v1.Prediction\x12\x1e\n\x16\x62ound_throughput_per_s\x18\x06 \x01(\x01\x12\x13\n\x0b\x63\x65rtificate\x18\x07 \x01(\t\x12*\n\x0c\x61lternatives\x18\x08 \x03(\x0b\x32\x14.mesh.v1.Alternative\x12\x0e\n\x06window\x18\t \x01(\r\x12\x1f\n\x06limits\x18\n \x01(\x0b\x32\x0f.mesh.v1.Limits\x12)\n\x0b\x65xplanation\x18\x0b \x01(\x0b\x32\x14.mesh.v1.Explanation\"0\n\x08\x42oundary\x12$\n\x07tensors\x18\x01 \x03(\x0b\x32\x13.mesh.v1.TensorSpec\"\xe8\x02\n\nDeployment\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04term\x18\x02 \x01(\x04\x12\x12\n\ngeneration\x18\x03 \x01(\x04\x12\x1b\n\x04plan\x18\x04 \x01(\x0b\x32\r.mesh.v1.Plan\x12#\n\x06inputs\x18\x05 \x03(\x0b\x32\x13.mesh.v1.TensorSpec\x12$\n\x07outputs\x18\x06 \x03(\x0b\x32\x13.mesh.v1.TensorSpec\x12%\n\nboundaries\x18\x07 \x03(\x0b\x32\x11.mesh.v1.Boundary\x12\x35\n\taddresses\x18\x08 \x03(\x0b\x32\".mesh.v1.Deployment.AddressesEntry\x12#\n\x08standbys\x18\t \x03(\x0b\x32\x11.mesh.v1.Standbys\x12\r\n\x05\x63\x61use\x18\n \x01(\t\x1a\x30\n\x0e\x41\x64\x64ressesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x1c\n\x08Standbys\x12\x10\n\x08node_ids\x18\x01 \x03(\t*\x83\x01\n\tObjective\x12\x19\n\x15OBJECTIVE_UNSPECIFIED\x10\x00\x12\x18\n\x14OBJECTIVE_THROUGHPUT\x10\x01\x12\x15\n\x11OBJECTIVE_LATENCY\x10\x02\x12\x14\n\x10OBJECTIVE_MEMORY\x10\x03\x12\x14\n\x10OBJECTIVE_ENERGY\x10\x04\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,34 +34,34 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_DEPLOYMENT_ADDRESSESENTRY']._loaded_options = None
   _globals['_DEPLOYMENT_ADDRESSESENTRY']._serialized_options = b'8\001'
-  _globals['_OBJECTIVE']._serialized_start=1892
-  _globals['_OBJECTIVE']._serialized_end=2023
+  _globals['_OBJECTIVE']._serialized_start=1931
+  _globals['_OBJECTIVE']._serialized_end=2062
   _globals['_SEGMENT']._serialized_start=54
   _globals['_SEGMENT']._serialized_end=196
   _globals['_STAGE']._serialized_start=199
   _globals['_STAGE']._serialized_end=333
   _globals['_LIMITS']._serialized_start=335
-  _globals['_LIMITS']._serialized_end=407
-  _globals['_LINKBREAKDOWN']._serialized_start=410
-  _globals['_LINKBREAKDOWN']._serialized_end=544
-  _globals['_STAGEBREAKDOWN']._serialized_start=547
-  _globals['_STAGEBREAKDOWN']._serialized_end=742
-  _globals['_BOTTLENECK']._serialized_start=744
-  _globals['_BOTTLENECK']._serialized_end=812
-  _globals['_EXPLANATION']._serialized_start=815
-  _globals['_EXPLANATION']._serialized_end=954
-  _globals['_PREDICTION']._serialized_start=956
-  _globals['_PREDICTION']._serialized_end=1013
-  _globals['_ALTERNATIVE']._serialized_start=1015
-  _globals['_ALTERNATIVE']._serialized_end=1099
-  _globals['_PLAN']._serialized_start=1102
-  _globals['_PLAN']._serialized_end=1446
-  _globals['_BOUNDARY']._serialized_start=1448
-  _globals['_BOUNDARY']._serialized_end=1496
-  _globals['_DEPLOYMENT']._serialized_start=1499
-  _globals['_DEPLOYMENT']._serialized_end=1859
-  _globals['_DEPLOYMENT_ADDRESSESENTRY']._serialized_start=1811
-  _globals['_DEPLOYMENT_ADDRESSESENTRY']._serialized_end=1859
-  _globals['_STANDBYS']._serialized_start=1861
-  _globals['_STANDBYS']._serialized_end=1889
+  _globals['_LIMITS']._serialized_end=446
+  _globals['_LINKBREAKDOWN']._serialized_start=449
+  _globals['_LINKBREAKDOWN']._serialized_end=583
+  _globals['_STAGEBREAKDOWN']._serialized_start=586
+  _globals['_STAGEBREAKDOWN']._serialized_end=781
+  _globals['_BOTTLENECK']._serialized_start=783
+  _globals['_BOTTLENECK']._serialized_end=851
+  _globals['_EXPLANATION']._serialized_start=854
+  _globals['_EXPLANATION']._serialized_end=993
+  _globals['_PREDICTION']._serialized_start=995
+  _globals['_PREDICTION']._serialized_end=1052
+  _globals['_ALTERNATIVE']._serialized_start=1054
+  _globals['_ALTERNATIVE']._serialized_end=1138
+  _globals['_PLAN']._serialized_start=1141
+  _globals['_PLAN']._serialized_end=1485
+  _globals['_BOUNDARY']._serialized_start=1487
+  _globals['_BOUNDARY']._serialized_end=1535
+  _globals['_DEPLOYMENT']._serialized_start=1538
+  _globals['_DEPLOYMENT']._serialized_end=1898
+  _globals['_DEPLOYMENT_ADDRESSESENTRY']._serialized_start=1850
+  _globals['_DEPLOYMENT_ADDRESSESENTRY']._serialized_end=1898
+  _globals['_STANDBYS']._serialized_start=1900
+  _globals['_STANDBYS']._serialized_end=1928
 # @@protoc_insertion_point(module_scope)

@@ -58,16 +58,20 @@ class Stage(_message.Message):
     def __init__(self, segment: _Optional[_Union[Segment, _Mapping]] = ..., devices: _Optional[_Iterable[str]] = ..., compute_seconds: _Optional[float] = ..., measured: bool = ..., variant: _Optional[str] = ..., codec: _Optional[str] = ...) -> None: ...
 
 class Limits(_message.Message):
-    __slots__ = ("only", "excluded", "head", "replicas")
+    __slots__ = ("only", "excluded", "head", "replicas", "codecs", "answer_change")
     ONLY_FIELD_NUMBER: _ClassVar[int]
     EXCLUDED_FIELD_NUMBER: _ClassVar[int]
     HEAD_FIELD_NUMBER: _ClassVar[int]
     REPLICAS_FIELD_NUMBER: _ClassVar[int]
+    CODECS_FIELD_NUMBER: _ClassVar[int]
+    ANSWER_CHANGE_FIELD_NUMBER: _ClassVar[int]
     only: _containers.RepeatedScalarFieldContainer[str]
     excluded: _containers.RepeatedScalarFieldContainer[str]
     head: str
     replicas: int
-    def __init__(self, only: _Optional[_Iterable[str]] = ..., excluded: _Optional[_Iterable[str]] = ..., head: _Optional[str] = ..., replicas: _Optional[int] = ...) -> None: ...
+    codecs: _containers.RepeatedScalarFieldContainer[str]
+    answer_change: float
+    def __init__(self, only: _Optional[_Iterable[str]] = ..., excluded: _Optional[_Iterable[str]] = ..., head: _Optional[str] = ..., replicas: _Optional[int] = ..., codecs: _Optional[_Iterable[str]] = ..., answer_change: _Optional[float] = ...) -> None: ...
 
 class LinkBreakdown(_message.Message):
     __slots__ = ("bytes_per_second", "latency_seconds", "transfer_seconds", "period_seconds", "measured")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TypeVar, cast
 
-from mesh.core.fleet import Capabilities, Handling, Link, NodeState, Peer, Provider
+from mesh.core.fleet import Capabilities, CodecSpeed, Handling, Link, NodeState, Peer, Provider
 from mesh.core.ids import NodeId, check_name, check_node_id
 from mesh.core.report import DeploymentReport, Happening, MeasuredModel, NodeView, StageReport
 from mesh.errors import ProtocolViolation
@@ -17,6 +17,9 @@ from mesh.wire.door_checks import check_address, check_id, check_label, check_li
 
 MAX_PROVIDERS = 64
 """ONNX Runtime knows about two dozen."""
+
+MAX_CODECS = 64
+"""There are five."""
 
 MAX_HAPPENINGS = 1024
 """Events of one deployment in one answer."""
@@ -63,6 +66,14 @@ def capabilities_to_proto(capabilities: Capabilities) -> node_pb2.Capabilities:
         software_version=capabilities.software_version,
         hardware=capabilities.hardware,
         mode=capabilities.mode,
+        codecs=[
+            node_pb2.CodecSpeed(
+                name=codec.name,
+                encode_byte_seconds=codec.encode_byte_seconds,
+                decode_byte_seconds=codec.decode_byte_seconds,
+            )
+            for codec in capabilities.codecs
+        ],
     )
 
 
@@ -87,11 +98,21 @@ def _capabilities_from_proto(proto: node_pb2.Capabilities, state: NodeState) -> 
         software_version=check_label(proto.software_version, "capabilities.software_version"),
         hardware=check_label(proto.hardware, "capabilities.hardware"),
         mode=check_label(proto.mode, "capabilities.mode"),
+        codecs=check_list(proto.codecs, MAX_CODECS, "capabilities.codecs", _codec_from_proto),
     )
 
 
 def _provider_from_proto(proto: node_pb2.Provider) -> Provider:
     return Provider(check_label(proto.name, "name"), proto.usable, check_text(proto.detail, "detail"))
+
+
+def _codec_from_proto(proto: node_pb2.CodecSpeed) -> CodecSpeed:
+    """Also of one that is not known here: a newer node may speak more."""
+    return CodecSpeed(
+        check_label(proto.name, "name"),
+        check_number(proto.encode_byte_seconds, "encode_byte_seconds"),
+        check_number(proto.decode_byte_seconds, "decode_byte_seconds"),
+    )
 
 
 def link_to_proto(link: Link) -> node_pb2.MeasureLinkResponse:

@@ -9,7 +9,19 @@ from __future__ import annotations
 from typing import cast
 
 from mesh.core.ids import DeploymentName, NodeId, check_name
-from mesh.core.plan import CODECS, NO_LIMITS, RAW, Deployment, Fence, Limits, Objective, Plan, Segment, Stage
+from mesh.core.plan import (
+    CODECS,
+    DEFAULT_ANSWER_CHANGE,
+    NO_LIMITS,
+    RAW,
+    Deployment,
+    Fence,
+    Limits,
+    Objective,
+    Plan,
+    Segment,
+    Stage,
+)
 from mesh.core.tensor import MAX_RANK, Dimension, DType, TensorSpec
 from mesh.errors import MeshError, NodeLost, ProtocolViolation, from_code
 from mesh.v1 import plan_pb2, tensor_pb2
@@ -207,7 +219,14 @@ def _check_codec(codec: str) -> str:
 
 
 def limits_to_proto(limits: Limits) -> plan_pb2.Limits:
-    return plan_pb2.Limits(only=limits.only, excluded=limits.excluded, head=limits.head or "", replicas=limits.replicas)
+    return plan_pb2.Limits(
+        only=limits.only,
+        excluded=limits.excluded,
+        head=limits.head or "",
+        replicas=limits.replicas,
+        codecs=limits.codecs,
+        answer_change=limits.answer_change if limits.answer_change != DEFAULT_ANSWER_CHANGE else 0.0,
+    )
 
 
 def limits_from_proto(proto: plan_pb2.Limits, name: str) -> Limits:
@@ -219,6 +238,8 @@ def limits_from_proto(proto: plan_pb2.Limits, name: str) -> Limits:
         ),
         head=check_id(proto.head, f"{name}.head") if proto.head else None,
         replicas=check_range(proto.replicas or 1, 1, MAX_REPLICAS, f"{name}.replicas"),
+        codecs=check_list(proto.codecs, len(CODECS), f"{name}.codecs", _check_codec),
+        answer_change=check_number(proto.answer_change, f"{name}.answer_change") or DEFAULT_ANSWER_CHANGE,
     )
 
 

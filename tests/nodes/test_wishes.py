@@ -25,8 +25,24 @@ def test_trusted_devices_are_those_of_the_file() -> None:
 
 
 @pytest.mark.parametrize(
+    ("said", "allowed"),
+    [
+        ("none", ()),
+        ("zstd", ("zstd",)),
+        ("fp16", ("zstd", "fp16", "fp16+zstd")),
+        ("int8", ("zstd", "int8", "int8+zstd")),
+        ("auto", ("zstd", "fp16", "fp16+zstd", "int8", "int8+zstd")),
+    ],
+)
+def test_a_codec_allows_what_loses_no_more(said: str, allowed: tuple[str, ...]) -> None:
+    limits = make_options(Wishes(codec=said, max_change=0.5), b"", NAMES).limits
+    assert (limits.codecs, limits.answer_change) == (allowed, 0.005)
+
+
+@pytest.mark.parametrize(
     ("wishes", "kind", "said"),
     [
+        (Wishes(codec="zip"), UsageError, "unknown codec 'zip'.*one of none, zstd, fp16, int8, auto"),
         (Wishes(exclude=("cellar",)), NotFound, "there is no node 'cellar'.*there are: attic, attic, hall"),
         (Wishes(first_on="0000"), NotFound, "there is no node '0000'"),
         (Wishes(first_on="attic"), UsageError, "2 nodes are called 'attic'.*000001"),

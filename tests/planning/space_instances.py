@@ -41,7 +41,7 @@ def random_instance(seed: int) -> Instance:
     space = Space(
         max_replicas=rng.randint(2, 3) if on["replicas"] else 1,
         variants=tuple(_variant(rng, graph, number, kinds, class_of) for number in range(on["variants"])),
-        codecs=tuple(_codec(rng, number, classes, class_of) for number in range(on["codecs"])),
+        codecs=tuple(_codec(rng, graph, number, classes, class_of) for number in range(on["codecs"])),
         nics=_spread([Nic(*_rates(rng)) for _ in range(classes)], class_of) if on["nics"] else {},
         watts=_spread([_watts(rng) for _ in range(classes)], class_of),
     )
@@ -107,10 +107,12 @@ def _variant(
     )
 
 
-def _codec(rng: random.Random, number: int, classes: int, class_of: dict[NodeId, int]) -> Codec:
+def _codec(rng: random.Random, graph: Graph, number: int, classes: int, class_of: dict[NodeId, int]) -> Codec:
     speaks = {index: 10 ** rng.uniform(-10, -8) for index in range(classes) if rng.random() < 0.8}
     spoken = {device: speaks[index] for device, index in class_of.items() if index in speaks}
-    return Codec(f"half-{number}", rng.choice((0.25, 0.5)), spoken)
+    factors = {cut.position: rng.uniform(0.05, 1) for cut in graph.cuts[1:-1] if rng.random() < 0.7}
+    reading = {device: seconds / 3 for device, seconds in spoken.items()} if rng.random() < 0.5 else {}
+    return Codec(f"half-{number}", rng.choice((0.25, 0.5)), spoken, factors if rng.random() < 0.5 else None, reading)
 
 
 def _rates(rng: random.Random) -> tuple[float, float]:

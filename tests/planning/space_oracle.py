@@ -171,28 +171,32 @@ class Oracle:
         return math.inf if need > costs.memory_bytes else prefix[end] - prefix[start]
 
     def _take(self, device: NodeId, codec: str, position: int) -> float:
-        return self._handle(device, codec, position, self.problem.costs.devices[device].handling.byte_seconds)
+        return self._handle(device, codec, position, self.problem.costs.devices[device].handling.byte_seconds, False)
 
     def _give(self, device: NodeId, codec: str, position: int) -> float:
         handling = self.problem.costs.devices[device].handling
         per_byte = handling.sent_byte_seconds
-        return self._handle(device, codec, position, handling.byte_seconds if per_byte is None else per_byte)
+        return self._handle(device, codec, position, handling.byte_seconds if per_byte is None else per_byte, True)
 
-    def _handle(self, device: NodeId, codec: str, position: int, per_byte: float) -> float:
+    def _handle(self, device: NodeId, codec: str, position: int, per_byte: float, sent: bool) -> float:
         handling = self.problem.costs.devices[device].handling
         extra = 0.0
         if codec != "raw":
             known = next(c for c in self.problem.space.codecs if c.name == codec)
-            if device not in known.byte_seconds:
+            if device not in known.byte_seconds or (known.factors is not None and position not in known.factors):
                 return math.inf
-            extra = known.byte_seconds[device] * self.bytes_at[position]
+            seconds = known.byte_seconds[device]
+            if not sent and device in known.read_byte_seconds:
+                seconds = known.read_byte_seconds[device]
+            extra = seconds * self.bytes_at[position]
         return handling.message_seconds + per_byte * self._wire(codec, position) + extra
 
     def _wire(self, codec: str, position: int) -> int:
         if codec == "raw":
             return self.bytes_at[position]
         known = next(c for c in self.problem.space.codecs if c.name == codec)
-        return math.ceil(self.bytes_at[position] * known.bytes_factor)
+        factor = known.bytes_factor if known.factors is None else known.factors.get(position, 1.0)
+        return math.ceil(self.bytes_at[position] * factor)
 
     def _link(self, before: Team, team: Team, position: int, codec: str) -> tuple[float, float]:
         """Period and latency of the links between two stages; nothing before the first."""

@@ -44,6 +44,17 @@ def test_a_codec_is_taken_where_it_saves_more_than_it_costs() -> None:
     assert {stage.codec for stage in fast_wire.stages} == {"raw"}
 
 
+def test_a_codec_is_taken_only_at_cuts_where_it_may_be_and_by_what_it_makes_of_them() -> None:
+    speaking = dict.fromkeys(DEVICES, 1e-10)
+    first = planned(make_problem(Space(codecs=(Codec("half", 0.9, speaking, {1: 0.5}),)), rate=2.5e7))
+    assert {stage.codec for stage in first.stages if stage.segment.end != 1} == {"raw"}
+    everywhere = planned(make_problem(Space(codecs=(Codec("half", 0.5, speaking),)), rate=2.5e7))
+    assert everywhere.predicted.throughput_per_s > first.predicted.throughput_per_s
+    slow_reader = Codec("half", 0.5, speaking, read_byte_seconds=dict.fromkeys(DEVICES, 1.0))
+    answer = planned(make_problem(Space(codecs=(slow_reader,)), rate=2.5e7))
+    assert {stage.codec for stage in answer.stages} == {"raw"}
+
+
 def test_a_codec_needs_both_ends_to_speak_it() -> None:
     alone = Codec("half", 0.5, {DEVICES[0]: 1e-10})
     answer = planned(make_problem(Space(codecs=(alone,)), rate=2.5e7))
@@ -130,6 +141,7 @@ def test_contradictions_are_named() -> None:
         (lambda: Space(codecs=(Codec("zero", 0.0, {}),)), r"codecs\[zero\].bytes_factor"),
         (lambda: Space(codecs=(Codec("nan", math.nan, {}),)), r"codecs\[nan\].bytes_factor"),
         (lambda: Space(codecs=(Codec("c", 0.5, {DEVICES[0]: -1.0}),)), r"byte_seconds"),
+        (lambda: Space(codecs=(Codec("c", 0.5, {}, {3: 0.0}),)), r"codecs\[c\].factors\[3\]"),
         (lambda: Space(variants=(Variant("v", {DEVICES[0]: (0.0, 2.0, 1.0)}),)), r"prefix_seconds\[0+\]\[2\]"),
         (lambda: Space(variants=(Variant("v", {DEVICES[0]: (0.0, math.nan)}),)), "prefix_seconds"),
         (lambda: Space(nics={DEVICES[0]: Nic(up=0.0)}), r"nics\[0+\].up"),

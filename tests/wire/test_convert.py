@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mesh.core.fleet import Capabilities, Handling, Link, NodeState, Provider
+from mesh.core.fleet import Capabilities, CodecSpeed, Handling, Link, NodeState, Provider
 from mesh.core.ids import DeploymentName, NodeId, Sha256
 from mesh.core.plan import Alternative, Deployment, Fence, Objective, Plan, Prediction, Segment, Stage
 from mesh.core.report import DeploymentReport, Happening, MeasuredModel, NodeView, StageReport
@@ -108,6 +108,7 @@ capabilities = st.builds(
     software_version=st.just("0.1.0"),
     hardware=st.sampled_from(["", "Raspberry Pi 4 Model B Rev 1.4"]),
     mode=st.sampled_from(["", "4x1"]),
+    codecs=st.lists(st.builds(CodecSpeed, labels, positive, positive), max_size=2).map(tuple),
 )
 uint32 = st.integers(0, (1 << 32) - 1)
 reports = st.builds(

@@ -28,7 +28,9 @@ EXPLANATION = Explanation(
     Bottleneck(0, True, 4.2e-3),
     (Alternative("one more board", Prediction(300.0, 0.01), "1.2 times the throughput"),),
 )
-EXPLAINED = dataclasses.replace(PLAN, limits=Limits((NODE,), ("f" * 32,), NODE, 2), explanation=EXPLANATION)  # type: ignore[arg-type]
+EXPLAINED = dataclasses.replace(
+    PLAN, limits=Limits((NODE,), ("f" * 32,), NODE, 2, ("zstd", "int8"), 0.05), explanation=EXPLANATION
+)  # type: ignore[arg-type]
 
 
 def through_bytes(plan: Plan) -> plan_pb2.Plan:
@@ -46,11 +48,19 @@ def test_a_plan_that_says_nothing_of_codecs_is_raw() -> None:
     assert plan_from_proto(proto) == PLAN
 
 
+def test_codecs_to_allow_are_known_ones() -> None:
+    proto = through_bytes(EXPLAINED)
+    proto.limits.codecs[1] = "zip"
+    with pytest.raises(ProtocolViolation, match=r"plan\.limits\.codecs\[1\]: codec: 'zip'"):
+        plan_from_proto(proto)
+
+
 @pytest.mark.parametrize(
     ("field", "value", "said"),
     [
         ("stages.0.codec", "zip", r"plan\.stages\[0\]: codec: 'zip' is not spoken here"),
         ("limits.head", "pi", r"plan\.limits\.head"),
+        ("limits.answer_change", -1.0, r"plan\.limits\.answer_change"),
         ("limits.replicas", 257, r"plan\.limits\.replicas"),
         ("explanation.bottleneck.stage", 2, r"explanation\.bottleneck: stage 2 of 2"),
         ("explanation.bottleneck.period_seconds", -1.0, r"explanation\.bottleneck\.period_seconds"),
