@@ -12,12 +12,14 @@ import typer
 from mesh import __version__
 from mesh.errors import UsageError
 from mesh.wire.experiments import read_in_larger_pieces
+from nodes.doctor_command import doctor
 from nodes.gateway_command import gateway
 from nodes.lab_commands import lab_app
 from nodes.measuring_commands import bench, trace
 from nodes.optimize_command import optimize
 from nodes.options import (
     CoordinatorOption,
+    DataDirOption,
     InterfaceOption,
     JsonOption,
     MdnsOption,
@@ -47,10 +49,6 @@ app.add_typer(lab_app)
 USAGE_ERROR: Any = typer.BadParameter.__bases__[0]
 """What Typer raises for arguments that it cannot parse; it exports only this one kind of them by name."""
 
-DataDirOption = Annotated[
-    Path | None,
-    typer.Option("--data-dir", metavar="FOLDER", help="Key, content and deployments live here; one daemon per folder."),
-]
 ListenOption = Annotated[
     str | None, typer.Option("--listen", metavar="HOST:PORT", help="Where to listen; port 0 takes any free one.")
 ]
@@ -312,6 +310,7 @@ app.command()(optimize)
 app.command()(gateway)
 app.command()(bench)
 app.command()(trace)
+app.command()(doctor)
 
 
 def main() -> None:

@@ -38,6 +38,10 @@ InterfaceOption = Annotated[
     ),
 ]
 MdnsOption = Annotated[bool, typer.Option("--mdns/--no-mdns", envvar="MESH_MDNS", help="Look for nodes by mDNS.")]
+DataDirOption = Annotated[
+    Path | None,
+    typer.Option("--data-dir", metavar="FOLDER", help="Key, content and deployments live here; one daemon per folder."),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document on standard output.")]
 ModelArgument = Annotated[Path, typer.Argument(metavar="MODEL", help="An ONNX model file.", show_default=False)]
 NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="A deployment.", show_default=False)]

@@ -68,7 +68,7 @@ def choose_interfaces(present: Sequence[Interface], wanted: Sequence[str] = ()) 
             )
         return [one for one in present if one.name in wanted or one.address in wanted]
     usable = [one for one in present if one.up and one.multicast and not one.is_loopback]
-    chosen = [one for one in usable if not _is_skipped(one.name)]
+    chosen = [one for one in usable if not is_skipped(one.name)]
     return chosen or usable or [one for one in present if one.is_loopback]
 
 
@@ -101,7 +101,8 @@ def list_interfaces() -> list[Interface]:
     return found
 
 
-def _is_skipped(name: str) -> bool:
+def is_skipped(name: str) -> bool:
+    """Whether container or VPN software gives such names."""
     return any(fnmatchcase(name, pattern) for pattern in SKIPPED_PATTERNS)
 
 

@@ -168,8 +168,12 @@ def describe_end(returncode: int | None) -> str:
     return _SIGNAL_WORDS.get(number, number.name)
 
 
-def run_probe(timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS, stop: threading.Event | None = None) -> ProbeResult:
+def run_probe(
+    timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS, stop: threading.Event | None = None, measure: bool = True
+) -> ProbeResult:
     """Probe in a child process and wait for it, `timeout_seconds` at most; blocks, for a thread.
+
+    Without `measure` it only tries providers.
 
     Setting `stop` ends the child and this call within `STOP_POLL_SECONDS`: a daemon that shuts down while
     it measures must not wait for the thread.
@@ -179,7 +183,7 @@ def run_probe(timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS, stop: threading.
     """
     deadline = time.monotonic() + timeout_seconds
     stop = stop if stop is not None else threading.Event()
-    result = _run_once(probe_command(), deadline, stop)
+    result = _run_once(probe_command(measure=measure), deadline, stop)
     for _ in range(MAX_PROVIDERS):
         if not result.untried or time.monotonic() >= deadline or stop.is_set():
             break

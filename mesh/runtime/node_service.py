@@ -160,8 +160,8 @@ class NodeService:
         finally:
             self._sources -= 1
 
-    async def read_clock(self) -> float:
-        return time.monotonic()
+    async def read_clocks(self) -> tuple[float, float]:
+        return time.monotonic(), time.time()
 
     def trace_stage(
         self, name: DeploymentName, fence: Fence, stage: int, seconds: float

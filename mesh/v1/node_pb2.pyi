@@ -361,10 +361,12 @@ class ReadClockRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class ReadClockResponse(_message.Message):
-    __slots__ = ("monotonic_seconds",)
+    __slots__ = ("monotonic_seconds", "unix_seconds")
     MONOTONIC_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    UNIX_SECONDS_FIELD_NUMBER: _ClassVar[int]
     monotonic_seconds: float
-    def __init__(self, monotonic_seconds: _Optional[float] = ...) -> None: ...
+    unix_seconds: float
+    def __init__(self, monotonic_seconds: _Optional[float] = ..., unix_seconds: _Optional[float] = ...) -> None: ...
 
 class TraceStageRequest(_message.Message):
     __slots__ = ("name", "term", "generation", "seconds", "stage")

@@ -180,7 +180,7 @@ class NodeServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ReadClock(self, request, context):
-        """The monotonic clock of this node, for estimating how far it is from another one's.
+        """The clocks of this node, for estimating how far it is from another one's.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -174,9 +174,14 @@ class NodeClient:
 
     async def read_clock(self) -> float:
         """The monotonic clock of the node, seconds."""
+        return (await self.read_clocks())[0]
+
+    async def read_clocks(self) -> tuple[float, float]:
+        """Its monotonic clock and its wall clock (since 1970; 0 where it does not tell), seconds."""
         with self._calling():
             answer = await self._node.ReadClock(node_pb2.ReadClockRequest(), timeout=CALL_TIMEOUT_S)
-        return check_number(answer.monotonic_seconds, "monotonic_seconds")
+        monotonic = check_number(answer.monotonic_seconds, "monotonic_seconds")
+        return monotonic, check_number(answer.unix_seconds, "unix_seconds")
 
     async def trace_stage(self, key: Key, stage: int, seconds: float) -> AsyncIterator[StageTrace]:
         """The first trace has no spans and says that recording has begun; the others come after `seconds`."""

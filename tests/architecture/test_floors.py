@@ -20,7 +20,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("mesh.core",),
     ("mesh.arrays",),  # Tensor to NumPy and back, for everything above that may use NumPy
     ("mesh.codecs",),  # tensors smaller for the wire, and back
-    ("mesh.planning", "mesh.control", "mesh.model"),
+    ("mesh.planning", "mesh.control", "mesh.doctor", "mesh.model"),
     ("mesh.simulate", "mesh.optimize"),
     ("mesh.wire", "mesh.discovery", "mesh.engines", "mesh.hardware", "mesh.storage"),
     ("mesh.runtime",),
@@ -86,7 +86,7 @@ QUARANTINE: dict[str, dict[str, str]] = {
 }
 
 # Pure code gets `now` and random numbers from its caller and does no input or output.
-PURE = ("mesh.errors", "mesh.core", "mesh.planning", "mesh.control")
+PURE = ("mesh.errors", "mesh.core", "mesh.planning", "mesh.control", "mesh.doctor")
 CLOCKS_AND_CHANCE = frozenset({"datetime", "random", "secrets", "time", "uuid"})
 CONCURRENCY = frozenset({"asyncio", "concurrent", "multiprocessing", "queue", "signal", "subprocess", "threading"})
 NETWORK = frozenset({"http", "select", "selectors", "socket", "ssl", "urllib"})
