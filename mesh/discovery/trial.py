@@ -88,8 +88,8 @@ def try_multicast(interfaces: Sequence[InterfaceFacts]) -> tuple[InterfaceFacts,
 
 
 def read_neighbours(interfaces: Sequence[InterfaceFacts], table: Path = Path("/proc/net/arp")) -> list[str]:
-    """Addresses of hosts that this one has talked with lately, over interfaces in use; none where that is unknown."""
-    used = {one.name for one in interfaces if one.is_used}
+    """Addresses of hosts that this one has talked with lately, on networks of boards; none where that is unknown."""
+    used = {one.name for one in interfaces if one.is_used or not one.is_skipped}
     try:
         lines = table.read_text().splitlines()[1:]
     except OSError:

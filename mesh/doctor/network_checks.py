@@ -64,7 +64,7 @@ def _judge_neighbours(one: InterfaceFacts, subject: str, facts: Facts) -> Findin
     silenced = [node for node in missed if _host(node) not in heard]
     if silenced and not one.is_loopback:
         names = ", ".join(f"{node.name} at {node.address}" for node in silenced)
-        message = f"multicast is blocked: {names} answers when called and is not heard by mDNS"
+        message = f"multicast is blocked: calls reach {names}, and mDNS does not hear of it"
         return Finding("multicast", Severity.BROKEN, subject, message, SWITCH_FIX)
     if heard:
         message = f"hears itself and {len(heard)} other{'s' * (len(heard) > 1)}"

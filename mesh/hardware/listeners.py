@@ -51,7 +51,10 @@ def _parse_address(digits: str) -> str:
         bytes.fromhex(digits[at : at + 8])[:: -1 if sys.byteorder == "little" else 1] for at in range(0, len(digits), 8)
     ]
     packed = b"".join(words)
-    return str(IPv4Address(packed) if len(packed) == 4 else IPv6Address(packed))
+    if len(packed) == 4:
+        return str(IPv4Address(packed))
+    address = IPv6Address(packed)
+    return str(address.ipv4_mapped or address)
 
 
 def _owners(inodes: set[str], proc: Path) -> dict[str, tuple[int, tuple[str, ...]]]:

@@ -40,10 +40,13 @@ def test_an_address_that_is_not_here_is_told_and_others_are_not_tried() -> None:
     assert tried[1].trial is None
 
 
-def test_neighbours_that_have_answered_on_interfaces_in_use(tmp_path: Path) -> None:
+def test_neighbours_that_have_answered_on_networks_of_boards(tmp_path: Path) -> None:
     table = tmp_path / "arp"
     table.write_text(ARP)
-    used = [InterfaceFacts("eth0", "10.0.0.1", 24), InterfaceFacts("docker0", "172.17.0.1", 16, is_used=False)]
+    used = [
+        InterfaceFacts("eth0", "10.0.0.1", 24, is_used=False),
+        InterfaceFacts("docker0", "172.17.0.1", 16, is_used=False, is_skipped=True),
+    ]
     assert read_neighbours(used, table) == ["10.0.0.2"]
     assert read_neighbours(used, tmp_path / "none") == []
 

@@ -49,7 +49,7 @@ def test_multicast_that_the_network_blocks_is_told_by_a_node_that_only_answers_c
     silent_network = replace(ETHERNET, trial=MulticastTrial(heard_itself=True))
     found = only(well_but(interfaces=(LOOPBACK, silent_network), nodes=(HALL, replace(ATTIC, is_announced=False))))
     assert found.severity is Severity.BROKEN
-    assert "multicast is blocked: attic at 192.168.1.11:50071" in found.message
+    assert "multicast is blocked: calls reach attic at 192.168.1.11:50071" in found.message
 
 
 @pytest.mark.parametrize("address", ["192.168.2.11:50071", "192.168.1.10:50071", "attic.local:50071", "[fe80::1]:1"])

@@ -20,13 +20,14 @@ TABLE = """\
 TABLE_6 = """\
   sl  local_address                         remote_address                        st tx_queue rx_queue tr tm->when
    0: 00000000000000000000000001000000:1F41 00000000000000000000000000000000:0000 0A 00000000:00000000 00:0 0 0 0 77 1
+   1: 0000000000000000FFFF00000A00000A:1F42 00000000000000000000000000000000:0000 0A 00000000:00000000 00:0 0 0 0 78 1
 """
 
 
 @pytest.mark.skipif(sys.byteorder != "little", reason="the tables are those of a little-endian machine")
 def test_tables_of_the_kernel() -> None:
     assert list(parse_tcp_table(TABLE)) == [(50071, "10.0.0.10", "4242")]
-    assert [(port, address) for port, address, _ in parse_tcp_table(TABLE_6)] == [(8001, "::1")]
+    assert [(port, address) for port, address, _ in parse_tcp_table(TABLE_6)] == [(8001, "::1"), (8002, "10.0.0.10")]
 
 
 def test_a_listener_is_found_with_its_process() -> None:
