@@ -77,6 +77,12 @@ def trace(
         TraceDriver,
         typer.Option("--source", help="Who sends frames meanwhile: client, node, or none to watch what runs anyway."),
     ] = TraceDriver.CLIENT,
+    kernels: Annotated[
+        bool,
+        typer.Option(
+            "--kernels/--no-kernels", help="Profile each stage afterwards, and show its kernels in the frames."
+        ),
+    ] = True,
     window: WindowOption = 0,
     rate: RateOption = 0.0,
     peer: PeerOption = None,
@@ -92,4 +98,4 @@ def trace(
     check_trace(seconds, out)
     request = make_request(seconds, window, rate)
     connection = open_mesh(coordinator, peer, interface, mdns)
-    run_async(show_trace(connection, name, source, request, out, as_json))
+    run_async(show_trace(connection, name, source, request, out, kernels, as_json))

@@ -1,6 +1,8 @@
 """`mesh trace`: what happens to each frame on every node of a deployment, as one timeline.
 
-Nodes record in clocks of their own; the offsets are estimated from round trips, and their error is told.
+Nodes record in clocks of their own; the offsets are estimated from round trips, and their error is told. ONNX Runtime's
+own profile is merged: a running session has none, so each segment runs once more under the profiler afterwards, and its
+kernels are fitted into the time that each frame was computed in.
 `nodes.measuring_commands` declares the command.
 """
 
@@ -15,13 +17,21 @@ from typing import Any
 
 from mesh.client.mesh_client import Mesh
 from mesh.client.sinks.storage import storage_error
-from mesh.control.timeline import Event, TimedProcess, TimedSpan, latest_end, make_timeline
+from mesh.control.timeline import Event, TimedPart, TimedProcess, TimedSpan, latest_end, make_timeline
 from mesh.core.ids import NodeId
 from mesh.core.measurement import SourceRequest
 from mesh.core.plan import Deployment
+from mesh.core.report import KernelTime
 from mesh.errors import UsageError
 from mesh.runtime.frame_stream import Answer, StreamOptions
-from mesh.runtime.measure_deployment import TRACE_MARGIN_S, RecordedStage, run_sources, trace_deployment
+from mesh.runtime.measure_deployment import (
+    TRACE_MARGIN_S,
+    ProfiledStage,
+    RecordedStage,
+    profile_stages,
+    run_sources,
+    trace_deployment,
+)
 from mesh.runtime.stage_trace import MAX_TRACE_SECONDS
 from nodes.bench_commands import WARM_UP_S, WARM_UP_SHARE, run_client_source
 from nodes.measuring_commands import TraceDriver
@@ -29,6 +39,9 @@ from nodes.output import print_json
 
 MAX_SECONDS = (MAX_TRACE_SECONDS - TRACE_MARGIN_S) / (1 + WARM_UP_SHARE) - WARM_UP_S
 """Warm-up and margin come on top, and must fit into what nodes record."""
+
+MAX_KERNEL_EVENTS = 20_000
+"""Per device, about 3 MB of the file: hundreds of frames of an ordinary model, more than anybody looks into."""
 
 
 def check_trace(seconds: float, out: Path) -> None:
@@ -40,7 +53,7 @@ def check_trace(seconds: float, out: Path) -> None:
 
 
 async def show_trace(
-    connection: Mesh, name: str, source: TraceDriver, request: SourceRequest, out: Path, as_json: bool
+    connection: Mesh, name: str, source: TraceDriver, request: SourceRequest, out: Path, kernels: bool, as_json: bool
 ) -> None:
     answers: list[TimedSpan] = []
 
@@ -63,15 +76,18 @@ async def show_trace(
 
         seconds = request.warm_up_seconds + request.seconds
         stages, _ = await trace_deployment(deployment, mesh.client, seconds, drive)
-    document = trace_document(deployment, names, stages, answers)
+        profiles = await profile_stages(deployment, mesh.client) if kernels else []
+    document = trace_document(deployment, names, stages, answers, profiles)
     await asyncio.to_thread(write_document, out, document)
     tell(out, document, as_json)
 
 
-def stage_spans(recorded: RecordedStage) -> list[TimedSpan]:
-    """Every frame three times: waiting, computed, on its way out; by our clock."""
+def stage_spans(recorded: RecordedStage, kernels: Sequence[KernelTime] = ()) -> list[TimedSpan]:
+    """Every frame three times: waiting, computed, on its way out; by our clock. The first ones with their kernels."""
     spans: list[TimedSpan] = []
-    for span in recorded.spans:
+    parts = tuple(TimedPart(kernel.name, kernel.seconds) for kernel in kernels)
+    detailed = MAX_KERNEL_EVENTS // len(parts) if parts else 0
+    for place, span in enumerate(recorded.spans):
         moments = [
             recorded.offset.to_ours(moment)
             for moment in (span.received, span.engine_started, span.engine_ended, span.sent)
@@ -79,7 +95,8 @@ def stage_spans(recorded: RecordedStage) -> list[TimedSpan]:
         for row, started, ended in (("waiting", 0, 1), ("compute", 1, 2), ("sending", 2, 3)):
             name = f"{row} {span.sequence}"
             at = (moments[started], moments[ended])
-            spans.append(TimedSpan(row, name, *at, span.stream, span.sequence, span.traceparent))
+            inside = parts if row == "compute" and place < detailed else ()
+            spans.append(TimedSpan(row, name, *at, span.stream, span.sequence, span.traceparent, inside))
     return spans
 
 
@@ -88,14 +105,18 @@ def trace_document(
     names: Mapping[NodeId, str],
     stages: Sequence[RecordedStage],
     answers: Sequence[TimedSpan],
+    profiles: Sequence[ProfiledStage] = (),
 ) -> dict[str, Any]:
     """A Chrome trace; `otherData` says how well the clocks are known."""
     processes = [TimedProcess("client", tuple(answers))] if answers else []
     clocks = []
+    profiled = {(each.stage, each.device): each for each in profiles}
     for recorded in stages:
         device = names.get(recorded.device, recorded.device[:8])
         label = f"stage {recorded.stage} on {device}"
-        processes.append(TimedProcess(label, tuple(stage_spans(recorded))))
+        profile = profiled.get((recorded.stage, recorded.device))
+        kernels = profile.kernels if profile is not None else ()
+        processes.append(TimedProcess(label, tuple(stage_spans(recorded, kernels))))
         clocks.append(
             {
                 "stage": recorded.stage,
@@ -103,6 +124,8 @@ def trace_document(
                 "frames": len(recorded.spans),
                 "offset_ms": recorded.offset.seconds * 1e3,
                 "error_ms": recorded.offset.error_s * 1e3,
+                "kernels": len(kernels),
+                "no_kernels_because": profile.reason if profile is not None else "not asked for",
             }
         )
     events: list[Event] = make_timeline(processes)
@@ -133,5 +156,6 @@ def tell(out: Path, document: Mapping[str, Any], as_json: bool) -> None:
         return
     for clock in clocks:
         told = f"{clock['frames']} frames, clock known to {clock['error_ms']:.3f} ms"
-        print(f"stage {clock['stage']} on {clock['device']}: {told}")
+        kernels = f"{clock['kernels']} kernels" if clock["kernels"] else f"no kernels: {clock['no_kernels_because']}"
+        print(f"stage {clock['stage']} on {clock['device']}: {told}, {kernels}")
     print(f"{seconds:.2f} s in {out}; open it at https://ui.perfetto.dev or chrome://tracing")

@@ -7,11 +7,21 @@ the same time lies on lanes (its threads): frames that wait, frames that are com
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 Event = dict[str, Any]
+
+PART_CATEGORY = "kernel"
+
+
+@dataclass(frozen=True, slots=True)
+class TimedPart:
+    """A part of a span as it was timed elsewhere: its share of the span is known, its moment is not."""
+
+    name: str
+    seconds: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +36,8 @@ class TimedSpan:
     stream: int | None
     sequence: int
     traceparent: str = ""
+    parts: tuple[TimedPart, ...] = ()
+    """One after the other, fitted into the span, whatever they took where they were timed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +75,9 @@ def make_timeline(processes: Sequence[TimedProcess]) -> list[Event]:
             spans = [span for span in process.spans if span.row == row]
             lanes = assign_lanes([(span.started, span.ended) for span in spans])
             names.extend(_name("thread_name", pid, first_lane + lane, row) for lane in sorted(set(lanes)))
-            events.extend(_event(span, pid, first_lane + lane, origin) for span, lane in zip(spans, lanes, strict=True))
+            for span, lane in zip(spans, lanes, strict=True):
+                events.append(_event(span, pid, first_lane + lane, origin))
+                events.extend(_part_events(span, pid, first_lane + lane, origin))
             first_lane += max(lanes) + 1
     return [*names, *sorted(events, key=lambda event: float(event["ts"]))]
 
@@ -75,6 +89,27 @@ def latest_end(events: Iterable[Event]) -> float:
 
 def _name(kind: str, pid: int, tid: int, name: str) -> Event:
     return {"ph": "M", "name": kind, "pid": pid, "tid": tid, "args": {"name": name}}
+
+
+def _part_events(span: TimedSpan, pid: int, tid: int, origin: float) -> Iterator[Event]:
+    """On the span's own lane, where viewers show them below it."""
+    total = sum(part.seconds for part in span.parts)
+    if total <= 0:
+        return
+    stretch = max(0.0, span.ended - span.started) / total
+    done = 0.0
+    for part in span.parts:
+        yield {
+            "ph": "X",
+            "name": part.name,
+            "cat": PART_CATEGORY,
+            "pid": pid,
+            "tid": tid,
+            "ts": round((span.started - origin + done * stretch) * 1e6, 3),
+            "dur": round(part.seconds * stretch * 1e6, 3),
+            "args": {"profiled_us": round(part.seconds * 1e6, 3)},
+        }
+        done += part.seconds
 
 
 def _event(span: TimedSpan, pid: int, tid: int, origin: float) -> Event:

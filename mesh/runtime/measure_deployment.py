@@ -17,6 +17,8 @@ from mesh.control.measuring import merge_reports
 from mesh.core.ids import NodeId
 from mesh.core.measurement import SourceReport, SourceRequest, StageSpan
 from mesh.core.plan import Deployment
+from mesh.core.report import KernelTime
+from mesh.errors import MeshError, UsageError
 from mesh.wire.channel import NodeClient
 
 CLOCK_ROUNDS = 15
@@ -24,6 +26,9 @@ CLOCK_ROUNDS = 15
 
 TRACE_MARGIN_S = 1.0
 """Recording goes on for so long beyond what is driven: the stream opens, and its last frames leave."""
+
+KERNEL_BUDGET_S = 1.0
+"""For the runs under the profiler; starting it and loading the segment come on top."""
 
 Result = TypeVar("Result")
 
@@ -102,3 +107,33 @@ async def trace_deployment(
         for (index, device, _), offset, spans in zip(places, offsets, recorded, strict=True)
     ]
     return stages, driven[0]
+
+
+@dataclass(frozen=True, slots=True)
+class ProfiledStage:
+    """What the runtime's own profiler says of a segment on one device; without kernels, why."""
+
+    device: NodeId
+    stage: int
+    kernels: tuple[KernelTime, ...]
+    reason: str = ""
+
+
+async def profile_stages(deployment: Deployment, client: Callable[[str], NodeClient]) -> list[ProfiledStage]:
+    """Every stage on every device of it, in runs beside those that are traced: what runs has no profiler.
+
+    A device that cannot (no memory for it, an engine without a profiler) says so and keeps nobody from the rest.
+    """
+
+    async def profile(stage: int, device: NodeId) -> ProfiledStage:
+        sha256 = deployment.plan.stages[stage].segment.sha256
+        if sha256 is None:
+            raise UsageError(f"stage {stage} of {deployment.name!r} names no content", hint="it was never deployed")
+        try:
+            told = await client(deployment.addresses[device]).profile_model(sha256, (), KERNEL_BUDGET_S)
+        except MeshError as error:
+            return ProfiledStage(device, stage, (), error.message)
+        return ProfiledStage(device, stage, told.kernels, "" if told.kernels else "its engine has no profiler")
+
+    places = [(index, device) for index, stage in enumerate(deployment.plan.stages) for device in stage.devices]
+    return await run_together([profile(*place) for place in places])

@@ -7,7 +7,7 @@ import itertools
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mesh.control.timeline import TimedProcess, TimedSpan, assign_lanes, latest_end, make_timeline
+from mesh.control.timeline import TimedPart, TimedProcess, TimedSpan, assign_lanes, latest_end, make_timeline
 
 INTERVAL = st.tuples(st.integers(0, 30), st.integers(1, 10)).map(lambda pair: (pair[0], pair[0] + pair[1]))
 
@@ -53,3 +53,26 @@ def test_events() -> None:
     assert {each["args"].get("stream") for each in spans[1:]} == {"000000000000000a"}
     assert latest_end(events) == 0.5
     assert make_timeline([]) == []
+
+
+def test_parts_fill_their_span_in_order_on_its_lane() -> None:
+    parts = (TimedPart("conv", 0.3), TimedPart("nothing", 0.0), TimedPart("relu", 0.1))
+    spans = (
+        TimedSpan("waiting", "waiting 0", 1.0, 2.0, 10, 0),
+        TimedSpan("compute", "compute 0", 2.0, 2.8, 10, 0, parts=parts),
+        TimedSpan("compute", "compute 1", 2.8, 3.0, 10, 1),
+    )
+    events = make_timeline([TimedProcess("stage 0 on a", spans)])
+    inside = [each for each in events if each.get("cat") == "kernel"]
+    assert [(each["name"], each["tid"], each["ts"], each["dur"]) for each in inside] == [
+        ("conv", 1, 1_000_000.0, 600_000.0),
+        ("nothing", 1, 1_600_000.0, 0.0),
+        ("relu", 1, 1_600_000.0, 200_000.0),
+    ]
+    assert [each["args"]["profiled_us"] for each in inside] == [300_000.0, 0.0, 100_000.0]
+    assert [each["name"] for each in events if each["ph"] == "X"][1] == "compute 0"  # before its parts: they nest
+
+
+def test_parts_without_time_are_left_out() -> None:
+    span = TimedSpan("compute", "compute 0", 2.0, 2.8, 10, 0, parts=(TimedPart("conv", 0.0),))
+    assert [each.get("cat") for each in make_timeline([TimedProcess("a", (span,))]) if each["ph"] == "X"] == ["compute"]

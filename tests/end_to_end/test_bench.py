@@ -5,10 +5,14 @@ from __future__ import annotations
 import json
 import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.end_to_end.commands import LocalFleet
+
+ROUNDING_US = 0.002
+"""Times are written to the nanosecond."""
 
 
 @pytest.mark.parametrize("source", ["node", "client"])
@@ -46,6 +50,27 @@ def test_interrupted(fleet: LocalFleet, digits: str, source: str) -> None:
     fleet.run("bench", digits, "--seconds", "0.2").ok()
 
 
+def check_kernels_inside(kernels: list[dict[str, Any]], computed: list[dict[str, Any]]) -> None:
+    """Every kernel lies within a frame's compute time, on its lane; together they fill it."""
+    assert kernels
+    for span in computed:
+        inside = [
+            each
+            for each in kernels
+            if (each["pid"], each["tid"]) == (span["pid"], span["tid"])
+            and span["ts"] - ROUNDING_US <= each["ts"] < span["ts"] + span["dur"]
+        ]
+        assert sum(each["dur"] for each in inside) == pytest.approx(span["dur"], abs=ROUNDING_US * (len(inside) + 1))
+    assert all(each["args"]["profiled_us"] >= 0 for each in kernels)
+
+
+def test_a_trace_without_kernels(fleet: LocalFleet, digits: str, tmp_path: Path) -> None:
+    out = tmp_path / "timeline.json"
+    told = fleet.run("trace", digits, "--out", str(out), "--seconds", "0.2", "--no-kernels", "--json").ok().document()
+    assert {clock["no_kernels_because"] for clock in told["clocks"]} == {"not asked for"}
+    assert "kernel" not in {event.get("cat") for event in json.loads(out.read_text())["traceEvents"]}
+
+
 @pytest.mark.parametrize("source", ["client", "node"])
 def test_trace(fleet: LocalFleet, digits: str, source: str, tmp_path: Path) -> None:
     out = tmp_path / "timeline.json"
@@ -56,7 +81,10 @@ def test_trace(fleet: LocalFleet, digits: str, source: str, tmp_path: Path) -> N
     document = json.loads(out.read_text())
     spans = [event for event in document["traceEvents"] if event["ph"] == "X"]
     assert len(spans) == told["events"] > 20
-    rows = {(event["pid"], event["cat"]) for event in spans}
+    kernels = [event for event in spans if event["cat"] == "kernel"]
+    check_kernels_inside(kernels, [event for event in spans if event["cat"] == "compute"])
+    assert all(clock["kernels"] > 0 for clock in told["clocks"]), told
+    rows = {(event["pid"], event["cat"]) for event in spans if event["cat"] != "kernel"}
     stages = {(pid, row) for pid in (0, 1) for row in ("waiting", "compute", "sending")}
     if source == "client":
         stages = {(0, "client"), *((pid + 1, row) for pid, row in stages)}
