@@ -13,10 +13,7 @@ cut is behind one.
 
 from __future__ import annotations
 
-import importlib.util
 import math
-import threading
-from typing import Any
 
 import numpy as np
 
@@ -25,6 +22,7 @@ from mesh.core.coding import CODECS, FLOAT16, INT8, RAW, CodedTensor, Coding, is
 from mesh.core.frame import Frame
 from mesh.core.tensor import DType, Tensor
 from mesh.errors import MissingExtra, ProtocolViolation
+from mesh.packing import HINT, is_available, pack, unpack
 
 LEAST_BYTES = 1024
 """Smaller tensors stay as they are: a packet more or less does not matter, and they are pooled features, scores and
@@ -51,18 +49,10 @@ SAFE_ZERO_POINT = 1 << 10
 LEAST_SCALE = 2.0**-100
 """Below this float32 runs out of exponents; such tensors are zeros for every purpose, but stay as they are."""
 
-ZSTD_LEVEL = 1
-"""The others take twice the time for a few per cent."""
-
-ZSTD_HASH_LOG = 12
-"""Activations hold few repetitions: a small table finds as many, and stays in the first cache."""
-
-_NO_ZSTD = "install the extra infermesh[zstd]: pip install '.[zstd]' in a clone"
-
 
 def spoken_codecs() -> tuple[str, ...]:
     """The codecs that this installation reads and writes."""
-    has_zstd = importlib.util.find_spec("zstandard") is not None
+    has_zstd = is_available()
     return tuple(codec for codec in CODECS if has_zstd or not is_packed(codec))
 
 
@@ -71,7 +61,7 @@ def check_spoken(codec: str) -> None:
     if codec not in CODECS:
         raise ProtocolViolation(f"codec {codec[:40]!r} is not spoken here", hint=f"known: {', '.join(CODECS)}")
     if codec not in spoken_codecs():
-        raise MissingExtra(f"codec {codec!r} needs the package zstandard", hint=_NO_ZSTD)
+        raise MissingExtra(f"codec {codec!r} needs the package zstandard", hint=HINT)
 
 
 def encode_frame_tensors(frame: Frame, codec: str) -> Frame:
@@ -241,37 +231,8 @@ def _from_halves(halves: Array, name: str) -> Array:
 # Packing ------------------------------------------------------------------------------------------
 
 
-class _Contexts(threading.local):
-    """Zstandard's working memory: made once per thread, because neither may be used by two at a time."""
-
-    def __init__(self) -> None:
-        zstd = _zstandard()
-        parameters = zstd.ZstdCompressionParameters.from_level(ZSTD_LEVEL, hash_log=ZSTD_HASH_LOG)
-        self.compressor: Any = zstd.ZstdCompressor(compression_params=parameters)
-        self.decompressor: Any = zstd.ZstdDecompressor()
-
-
-_contexts: _Contexts | None = None
-
-
-def _zstandard() -> Any:
-    try:
-        import zstandard
-    except ImportError:
-        raise MissingExtra("this needs the package zstandard", hint=_NO_ZSTD) from None
-    return zstandard
-
-
-def _context() -> _Contexts:
-    global _contexts
-    if _contexts is None:
-        _contexts = _Contexts()
-    return _contexts
-
-
 def _pack(tensor: Tensor) -> CodedTensor | None:
     """None where that is not smaller."""
-    context = _context()
     coding, scale, zero_point = Coding.RAW, 0.0, 0
     if isinstance(tensor, CodedTensor):
         coding, scale, zero_point = tensor.coding, tensor.scale, tensor.zero_point
@@ -279,24 +240,18 @@ def _pack(tensor: Tensor) -> CodedTensor | None:
     data: memoryview | Array = tensor.data
     if item_bytes > 1:
         data = np.ascontiguousarray(np.frombuffer(tensor.data, np.uint8).reshape(-1, item_bytes).T)
-    packed = context.compressor.compress(data)
+    packed = pack(data)
     if len(packed) >= len(tensor.data):
         return None
     return CodedTensor(tensor.dtype, tensor.shape, memoryview(packed), Coding(coding + 3), scale, zero_point)
 
 
 def _unpack(coded: CodedTensor, count: int, item_bytes: int, name: str) -> memoryview | bytes:
-    """Looks at what the frame announces before making room for it."""
-    zstd = _zstandard()
-    size = count * item_bytes
     try:
-        announced = zstd.get_frame_parameters(coded.data).content_size
-        if announced != size:
-            raise ProtocolViolation(f"tensor {name!r}: packed are {announced} bytes, {size} were to be")
-        data: bytes = _context().decompressor.decompress(coded.data, max_output_size=size, allow_extra_data=False)
-    except zstd.ZstdError as error:
-        raise ProtocolViolation(f"tensor {name!r}: it cannot be unpacked: {error}") from None
-    if item_bytes == 1 or len(data) != size:
+        data = unpack(coded.data, count * item_bytes)
+    except ProtocolViolation as error:
+        raise ProtocolViolation(f"tensor {name!r}: {error.message}") from None
+    if item_bytes == 1:
         return data
     return _join(np.frombuffer(data, np.uint8).reshape(item_bytes, count))
 

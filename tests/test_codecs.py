@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from mesh import codecs
+from mesh import codecs, packing
 from mesh.arrays import Array, from_array, to_array
 from mesh.codecs import check_spoken, decode_frame_tensors, decode_tensor, encode_frame_tensors, encode_tensor
 from mesh.core.coding import CODECS, CODINGS_OF, CodedTensor, Coding, is_lossy, is_packed, loss_of
@@ -182,8 +182,8 @@ def test_a_codec_is_refused_by_name_where_it_is_unknown_or_its_package_is_missin
     with pytest.raises(ProtocolViolation, match="'zip' is not spoken"):
         check_spoken("zip")
     monkeypatch.setitem(sys.modules, "zstandard", None)
-    monkeypatch.setattr(codecs, "_contexts", None)
-    monkeypatch.setattr(codecs.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(packing, "_contexts", None)
+    monkeypatch.setattr(packing.importlib.util, "find_spec", lambda name: None)
     assert codecs.spoken_codecs() == ("raw", "fp16", "int8")
     check_spoken("int8")
     with pytest.raises(MissingExtra, match="'int8\\+zstd' needs the package zstandard"):

@@ -34,6 +34,7 @@ from mesh.errors import (
     UsageError,
 )
 from mesh.hardware.limits import read_limits
+from mesh.packing import Piece, is_available, pack_piece
 from mesh.runtime.content_fetch import store_content
 from mesh.runtime.deployment_driver import DeploymentDriver, Fetch
 from mesh.runtime.edge_receiver import EdgeReceiver, ResultsSender, ServerLink
@@ -179,7 +180,8 @@ class NodeService:
     async def put_content(self, sha256: str, total_bytes: int, chunks: AsyncIterator[bytes]) -> None:
         await store_content(self._content, check_sha256(sha256), total_bytes, chunks)
 
-    async def get_content(self, sha256: str) -> AsyncIterator[tuple[int, bytes]]:
+    async def get_content(self, sha256: str, may_pack: bool) -> AsyncIterator[tuple[int, Piece]]:
+        is_packed = may_pack and is_available()
         digest = check_sha256(sha256)
         await asyncio.to_thread(self._content.pin, digest)
         try:
@@ -187,7 +189,7 @@ class NodeService:
             total = (await asyncio.to_thread(path.stat)).st_size
             with await asyncio.to_thread(path.open, "rb") as file:
                 while chunk := await asyncio.to_thread(file.read, READ_BYTES):
-                    yield total, chunk
+                    yield total, await asyncio.to_thread(pack_piece, chunk) if is_packed else Piece(chunk)
         finally:
             self._content.unpin(digest)
 

@@ -421,14 +421,16 @@ class HasContentResponse(_message.Message):
     def __init__(self, sha256: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class PutContentRequest(_message.Message):
-    __slots__ = ("sha256", "total_bytes", "chunk")
+    __slots__ = ("sha256", "total_bytes", "unpacked_bytes", "chunk")
     SHA256_FIELD_NUMBER: _ClassVar[int]
     TOTAL_BYTES_FIELD_NUMBER: _ClassVar[int]
+    UNPACKED_BYTES_FIELD_NUMBER: _ClassVar[int]
     CHUNK_FIELD_NUMBER: _ClassVar[int]
     sha256: str
     total_bytes: int
+    unpacked_bytes: int
     chunk: bytes
-    def __init__(self, sha256: _Optional[str] = ..., total_bytes: _Optional[int] = ..., chunk: _Optional[bytes] = ...) -> None: ...
+    def __init__(self, sha256: _Optional[str] = ..., total_bytes: _Optional[int] = ..., unpacked_bytes: _Optional[int] = ..., chunk: _Optional[bytes] = ...) -> None: ...
 
 class PutContentResponse(_message.Message):
     __slots__ = ()
@@ -447,15 +449,19 @@ class FetchContentResponse(_message.Message):
     def __init__(self) -> None: ...
 
 class GetContentRequest(_message.Message):
-    __slots__ = ("sha256",)
+    __slots__ = ("sha256", "accepts_packed")
     SHA256_FIELD_NUMBER: _ClassVar[int]
+    ACCEPTS_PACKED_FIELD_NUMBER: _ClassVar[int]
     sha256: str
-    def __init__(self, sha256: _Optional[str] = ...) -> None: ...
+    accepts_packed: bool
+    def __init__(self, sha256: _Optional[str] = ..., accepts_packed: bool = ...) -> None: ...
 
 class GetContentResponse(_message.Message):
-    __slots__ = ("total_bytes", "chunk")
+    __slots__ = ("total_bytes", "unpacked_bytes", "chunk")
     TOTAL_BYTES_FIELD_NUMBER: _ClassVar[int]
+    UNPACKED_BYTES_FIELD_NUMBER: _ClassVar[int]
     CHUNK_FIELD_NUMBER: _ClassVar[int]
     total_bytes: int
+    unpacked_bytes: int
     chunk: bytes
-    def __init__(self, total_bytes: _Optional[int] = ..., chunk: _Optional[bytes] = ...) -> None: ...
+    def __init__(self, total_bytes: _Optional[int] = ..., unpacked_bytes: _Optional[int] = ..., chunk: _Optional[bytes] = ...) -> None: ...

@@ -7,7 +7,7 @@ Every call has a deadline. Credentials are an argument from the first day; None 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -22,6 +22,7 @@ from mesh.core.plan import Deployment
 from mesh.core.report import DeploymentReport, Echo, MeasuredModel, ModelProfile
 from mesh.core.tensor import TensorSpec
 from mesh.errors import NodeLost
+from mesh.packing import Piece, is_available
 from mesh.v1 import node_pb2, node_pb2_grpc
 from mesh.wire import convert, convert_measurement
 from mesh.wire.door_checks import check_number
@@ -30,6 +31,8 @@ from mesh.wire.status import translate_rpc_errors
 
 if TYPE_CHECKING:
     from mesh.wire.links import ClientLink
+
+Pack = Callable[[bytes], Awaitable[Piece]]
 
 CHUNK_BYTES = 1 << 20
 """Of content on its way: the size at which gRPC streams move most bytes per second (measured)."""
@@ -205,12 +208,13 @@ class NodeClient:
             answer = await self._content.HasContent(request, timeout=timeout_s)
         return set(answer.sha256)
 
-    async def put_content(self, sha256: Sha256, data: bytes) -> None:
-        """Raises what the node says against it, such as `StorageFull`."""
+    async def put_content(self, sha256: Sha256, data: bytes, pack: Pack | None = None) -> None:
+        """Raises what the node says against it, such as `StorageFull`. `pack` makes pieces smaller, if the node reads
+        packed ones."""
         timeout_s = CALL_TIMEOUT_S + len(data) / TRANSFER_BYTES_PER_S
         with self._calling():
             try:
-                await self._content.PutContent(_content_chunks(sha256, data), timeout=timeout_s)
+                await self._content.PutContent(_content_chunks(sha256, data, pack), timeout=timeout_s)
             except grpc.aio.AioRpcError as error:
                 if error.code() is not grpc.StatusCode.INTERNAL or error.trailing_metadata():
                     raise
@@ -221,9 +225,9 @@ class NodeClient:
     async def get_content(self, sha256: Sha256) -> AsyncGenerator[tuple[int, bytes]]:
         """Size of the whole and the next piece, at least once; raises `NotFound` where the node does not have it."""
         with self._calling():
-            call = self._content.GetContent(node_pb2.GetContentRequest(sha256=sha256), timeout=LOAD_TIMEOUT_S)
-            async for answer in call:
-                yield answer.total_bytes, answer.chunk
+            request = node_pb2.GetContentRequest(sha256=sha256, accepts_packed=is_available())
+            async for answer in self._content.GetContent(request, timeout=LOAD_TIMEOUT_S):
+                yield answer.total_bytes, Piece(answer.chunk, answer.unpacked_bytes).unpack()
 
     async def fetch_content(self, digests: Iterable[Sha256], addresses: Iterable[str]) -> None:
         """Have the node get content from others; raises what keeps it from that."""
@@ -261,8 +265,12 @@ async def _only(request: node_pb2.PutContentRequest) -> AsyncIterator[node_pb2.P
     yield request
 
 
-async def _content_chunks(sha256: Sha256, data: bytes) -> AsyncIterator[node_pb2.PutContentRequest]:
+async def _content_chunks(sha256: Sha256, data: bytes, pack: Pack | None) -> AsyncIterator[node_pb2.PutContentRequest]:
     view = memoryview(data)
-    yield node_pb2.PutContentRequest(sha256=sha256, total_bytes=len(data), chunk=bytes(view[:CHUNK_BYTES]))
-    for offset in range(CHUNK_BYTES, len(data), CHUNK_BYTES):
-        yield node_pb2.PutContentRequest(chunk=bytes(view[offset : offset + CHUNK_BYTES]))
+    for offset in range(0, max(1, len(data)), CHUNK_BYTES):
+        chunk = bytes(view[offset : offset + CHUNK_BYTES])
+        piece = Piece(chunk) if pack is None else await pack(chunk)
+        request = node_pb2.PutContentRequest(chunk=piece.data, unpacked_bytes=piece.plain_bytes)
+        if not offset:
+            request.sha256, request.total_bytes = sha256, len(data)
+        yield request

@@ -21,6 +21,7 @@ from mesh.core.messages import Message
 from mesh.core.plan import Deployment, Fence
 from mesh.core.report import DeploymentReport, Echo, MeasuredModel, ModelProfile
 from mesh.errors import ListenError, ProtocolViolation
+from mesh.packing import Piece
 from mesh.v1 import node_pb2, node_pb2_grpc
 from mesh.wire import convert, convert_measurement
 from mesh.wire.door_checks import check_address, check_number
@@ -58,7 +59,7 @@ class NodeHandlers(Protocol):
     ) -> AsyncGenerator[StageTrace, None]: ...
     async def has_content(self, digests: Sequence[str]) -> list[Sha256]: ...
     async def put_content(self, sha256: str, total_bytes: int, chunks: AsyncIterator[bytes]) -> None: ...
-    def get_content(self, sha256: str) -> AsyncIterator[tuple[int, bytes]]: ...
+    def get_content(self, sha256: str, may_pack: bool) -> AsyncIterator[tuple[int, Piece]]: ...
     async def fetch_content(self, digests: Sequence[str], addresses: Sequence[str]) -> None: ...
     async def serve_edge(self, link: Any, peer: str) -> None: ...
     async def serve_results(self, link: Any, peer: str) -> None: ...
@@ -250,17 +251,19 @@ class _ContentServicer(node_pb2_grpc.ContentServiceServicer):
             raise ProtocolViolation("content was announced and none came")
 
         async def chunks() -> AsyncIterator[bytes]:
-            yield first.chunk
+            yield Piece(first.chunk, first.unpacked_bytes).unpack()
             async for request in iterator:
-                yield request.chunk
+                yield Piece(request.chunk, request.unpacked_bytes).unpack()
 
         await self._handlers.put_content(first.sha256, first.total_bytes, chunks())
         return node_pb2.PutContentResponse()
 
     async def GetContent(self, request: Any, context: Any) -> AsyncIterator[Any]:
         async with answer_errors(context):
-            async for total_bytes, chunk in self._handlers.get_content(request.sha256):
-                yield node_pb2.GetContentResponse(total_bytes=total_bytes, chunk=chunk)
+            async for total_bytes, piece in self._handlers.get_content(request.sha256, request.accepts_packed):
+                yield node_pb2.GetContentResponse(
+                    total_bytes=total_bytes, unpacked_bytes=piece.plain_bytes, chunk=piece.data
+                )
 
     async def FetchContent(self, request: Any, context: Any) -> Any:
         async with answer_errors(context):
