@@ -32,6 +32,7 @@ from nodes.options import (
     open_mesh,
 )
 from nodes.output import command, leave, print_json, run_async, survive_output_errors
+from nodes.pipeline_command import pipeline_app
 from nodes.planning_commands import deploy, plan
 from nodes.simulate_command import simulate
 
@@ -45,6 +46,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(lab_app)
+app.add_typer(pipeline_app)
 
 USAGE_ERROR: Any = typer.BadParameter.__bases__[0]
 """What Typer raises for arguments that it cannot parse; it exports only this one kind of them by name."""

@@ -8,6 +8,7 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
+from mesh.core.frame import Hop
 from mesh.core.plan import Deployment
 from mesh.core.tensor import Tensor, TensorSpec
 from mesh.runtime.coordinator import CoordinatorPort
@@ -22,7 +23,7 @@ _TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-
 
 
 def trace_context(header: str | None) -> str:
-    """`header` if it is a `traceparent` (W3C Trace Context, section 3.2); a broken one counts as none, as is said there."""
+    """`header` if it is a `traceparent` (W3C Trace Context, section 3.2); a broken one counts as none, as it says."""
     return header if header is not None and _TRACEPARENT.fullmatch(header) else ""
 
 
@@ -70,6 +71,9 @@ class InferenceRequest:
 class InferenceAnswer:
     deployment: Deployment
     outputs: tuple[tuple[TensorSpec, Tensor], ...]
+    hops: tuple[Hop, ...] = ()
+    seconds: float = 0.0
+    """From the request's arrival to its answer."""
 
 
 @dataclass(frozen=True, slots=True)

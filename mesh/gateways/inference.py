@@ -81,9 +81,10 @@ class InferenceGateway:
                     code = error.code if isinstance(error, MeshError) else Timeout.code
                     self._counters(request.model).count_failure(self._now() - began, code)
                     raise
-        self._counters(request.model).count_success(self._now() - began, answer.hops, self._unix_now())
+        seconds = self._now() - began
+        self._counters(request.model).count_success(seconds, answer.hops, self._unix_now())
         outputs = tuple((deployment.outputs[index], answer.tensors[index]) for index in wanted)
-        return InferenceAnswer(deployment, outputs)
+        return InferenceAnswer(deployment, outputs, answer.hops, seconds)
 
     @contextlib.contextmanager
     def _room_for(self, request: InferenceRequest) -> Iterator[None]:

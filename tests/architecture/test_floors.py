@@ -26,6 +26,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("mesh.wire", "mesh.discovery", "mesh.engines", "mesh.hardware", "mesh.storage"),
     ("mesh.runtime",),
     ("mesh.gateways", "mesh.client", "mesh.lab"),
+    ("mesh.pipelines",),
     ("nodes",),
 )
 FLOOR_OF = {package: number for number, packages in enumerate(FLOORS) for package in packages}
@@ -66,6 +67,7 @@ QUARANTINE: dict[str, dict[str, str]] = {
         "mesh.hardware": LAZILY,  # in the child process that measures
         "mesh.lab": ANYWHERE,
         "mesh.gateways": ANYWHERE,
+        "mesh.pipelines": ANYWHERE,
         "mesh.client": LAZILY,
         "nodes": LAZILY,
     },
@@ -75,6 +77,7 @@ QUARANTINE: dict[str, dict[str, str]] = {
         "mesh.optimize": ANYWHERE,
         "mesh.hardware": LAZILY,  # in a child process: on some boards the import alone kills the process
     },
+    "paho": {"mesh.gateways.mqtt_connection": ANYWHERE},  # properties of MQTT 5, which aiomqtt takes as they are
     "PIL": {"mesh.client": LAZILY},
     "platformdirs": {"mesh.storage": LAZILY, "nodes": LAZILY},
     "rich": {"nodes.demo": ANYWHERE, "nodes": LAZILY},  # the demo has all extras; the command line imports it on use

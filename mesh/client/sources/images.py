@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from mesh.client.resource_url import ResourceUrl
 from mesh.client.sources.contract import IteratorSource, Source, SourceFrame, SourceRequest, single_input
@@ -60,27 +60,37 @@ def open_images(request: SourceRequest) -> Source:
 
     A picture that is broken, too large or of another size shows up in the iteration, named.
     """
-    _import_pillow()
-    url = request.url
-    spec = single_input(request, "a folder of images")
-    layout = plan_image_layout(url, spec)
-    lookups = _plan_lookups(url, spec, layout.channels)
-    paths = _list_images(url.file)
-    resize = url.flag("resize")
-    if resize and (layout.height is None or layout.width is None):
-        raise UsageError(
-            f"{url.text!r}: the model takes pictures of any size ({spec}), so there is no size to scale to",
-            hint="leave ?resize=1 away",
-        )
+    encoder = PictureEncoder(request.url, single_input(request, "a folder of images"))
+    paths = _list_images(request.url.file)
 
     def produce() -> Generator[SourceFrame, None, None]:
         for path in paths:
-            pixels, height, width = _read_pixels(path, layout, resize)
-            packed = _encode(pixels, layout, lookups)
-            tensor = Tensor.from_bytes(spec.dtype, layout.shape(height, width), packed, spec.name)
-            yield SourceFrame((tensor,), path.name)
+            yield SourceFrame((encoder.encode(path, str(path)),), path.name)
 
     return IteratorSource(produce, frame_count=len(paths))
+
+
+class PictureEncoder:
+    """Picture files to tensors for one input, as the options of `url` say."""
+
+    def __init__(self, url: ResourceUrl, spec: TensorSpec) -> None:
+        """Raises `MissingExtra`, `UsageError` or `TensorMismatch`."""
+        _import_pillow()
+        self._spec = spec
+        self._layout = plan_image_layout(url, spec)
+        self._lookups = _plan_lookups(url, spec, self._layout.channels)
+        self._resize = url.flag("resize")
+        if self._resize and (self._layout.height is None or self._layout.width is None):
+            raise UsageError(
+                f"{url.text!r}: the model takes pictures of any size ({spec}), so there is no size to scale to",
+                hint="leave ?resize=1 away",
+            )
+
+    def encode(self, file: Path | BinaryIO, name: str) -> Tensor:
+        """Raises `SourceUnreadable` or `TensorMismatch`, with `name` for people."""
+        pixels, height, width = _read_pixels(file, name, self._layout, self._resize)
+        packed = _encode(pixels, self._layout, self._lookups)
+        return Tensor.from_bytes(self._spec.dtype, self._layout.shape(height, width), packed, self._spec.name)
 
 
 def _import_pillow() -> tuple[Any, Any]:
@@ -181,27 +191,27 @@ def _per_channel(url: ResourceUrl, key: str, channels: int, default: float) -> t
     return values * channels if len(values) == 1 else values
 
 
-def _read_pixels(path: Path, layout: ImageLayout, resize: bool) -> tuple[bytes, int, int]:
+def _read_pixels(file: Path | BinaryIO, name: str, layout: ImageLayout, resize: bool) -> tuple[bytes, int, int]:
     """Interleaved 8-bit pixels, height, width."""
     image_module, operations = _import_pillow()
     bombs = (image_module.DecompressionBombError, image_module.DecompressionBombWarning)
     try:
-        with image_module.open(path, formats=FORMATS) as opened:
+        with image_module.open(file, formats=FORMATS) as opened:
             width, height = opened.size
             if width * height > MAX_PIXELS:
-                raise SourceUnreadable(f"{path}: {width} x {height} pixels are above the limit of {MAX_PIXELS}")
+                raise SourceUnreadable(f"{name}: {width} x {height} pixels are above the limit of {MAX_PIXELS}")
             image = operations.exif_transpose(opened).convert(_CHANNELS[layout.channels])
     except bombs as error:
-        raise SourceUnreadable(f"{path}: unpacks to more than {MAX_PIXELS} pixels") from error
+        raise SourceUnreadable(f"{name}: unpacks to more than {MAX_PIXELS} pixels") from error
     except image_module.UnidentifiedImageError as error:
-        raise SourceUnreadable(f"{path}: not a picture of a known format") from error
+        raise SourceUnreadable(f"{name}: not a picture of a known format") from error
     except (OSError, ValueError, SyntaxError, EOFError, OverflowError) as error:
-        raise SourceUnreadable(f"{path}: broken picture: {error}", hint="remove it or copy it again") from error
+        raise SourceUnreadable(f"{name}: broken picture: {error}", hint="remove it or copy it again") from error
     want = (layout.width or image.width, layout.height or image.height)
     if image.size != want:
         if not resize:
             raise TensorMismatch(
-                f"{path}: is {image.width} x {image.height} pixels, the model wants {want[0]} x {want[1]}",
+                f"{name}: is {image.width} x {image.height} pixels, the model wants {want[0]} x {want[1]}",
                 hint="add ?resize=1 to scale pictures",
             )
         image = image.resize(want, image_module.Resampling.BILINEAR)

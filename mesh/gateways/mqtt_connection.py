@@ -1,0 +1,197 @@
+"""The connection to an MQTT broker: subscribed, announced, and held for as long as the gateway runs.
+
+Through aiomqtt. At QoS 1 a message is acknowledged when the gateway says so, and not when it arrives: what a broker
+has accepted is then answered, or its loss is told, even where the gateway is killed in between. aiomqtt has no public
+way to that, so `ManualAcknowledgement` reaches into it; nothing else here does. The session is kept by the broker under
+a stable client id, so that messages wait there while the gateway is away.
+
+Owned by the MQTT gateway; runs within one of its tasks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+
+import aiomqtt
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
+
+from mesh.errors import NodeLost
+from mesh.gateways.mqtt_topics import OFFLINE, ONLINE, Topics
+
+RECONNECT_S = 5.0
+"""From one attempt to the next at least: a broker that is restarted is not run over by its clients."""
+
+CALL_LIMIT_S = 10.0
+"""For the broker to take or acknowledge anything."""
+
+KEEPALIVE_S = 15
+"""A broker says that a gateway which is cut off is gone after one and a half of it."""
+
+SESSION_EXPIRY_S = 24 * 3600
+"""MQTT 5: how long a broker keeps messages for a gateway that is away. With 3.1.1 the broker's own settings say."""
+
+MAX_PACKET_BYTES = 17 << 20
+"""MQTT 5: what the broker may send; just above what pipelines take."""
+
+MAX_UNACKNOWLEDGED = 64
+"""MQTT 5: messages of QoS 1 that wait here for their answer; the others wait at the broker."""
+
+
+@dataclass(frozen=True, slots=True)
+class Broker:
+    host: str
+    port: int
+    is_version_5: bool
+    client_id: str
+    username: str = ""
+    password: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """A message that came in. `acknowledge` it when it is answered or its drop was told."""
+
+    topic: str
+    payload: bytes
+    qos: int
+    is_retained: bool
+    response_topic: str
+    correlation: bytes
+    traceparent: str
+    acknowledge: Callable[[], None]
+
+
+class ManualAcknowledgement:
+    """Acknowledges messages of one aiomqtt client by hand. The only place that reaches into aiomqtt."""
+
+    def __init__(self, client: aiomqtt.Client) -> None:
+        self._paho: Any = client._client  # aiomqtt 2 offers no other way
+        self._paho.manual_ack_set(True)
+
+    def acknowledge(self, message: aiomqtt.Message) -> None:
+        """Nothing happens where the connection is gone: the broker sends the message again to the next one."""
+        if message.qos:
+            self._paho.ack(message.mid, message.qos)
+
+
+class MqttConnection:
+    """`run` for as long as wanted; `publish` meanwhile."""
+
+    def __init__(
+        self,
+        broker: Broker,
+        topics: Topics,
+        subscriptions: tuple[str, ...],
+        on_sample: Callable[[Sample], None],
+        on_connected: Callable[[], Awaitable[None]],
+        say: Callable[[str], None],
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._broker = broker
+        self._topics = topics
+        self._subscriptions = subscriptions
+        self._on_sample = on_sample
+        self._on_connected = on_connected
+        self._say = say
+        self._now = now
+        self._client: aiomqtt.Client | None = None
+
+    async def run(self) -> None:
+        """Connect, and again whenever the connection is lost, until cancelled."""
+        where = f"{self._broker.host}:{self._broker.port}"
+        while True:
+            began = self._now()
+            try:
+                async with self._connected() as client:
+                    self._say(f"connected to the MQTT broker at {where}")
+                    await self._on_connected()
+                    async for message in client.messages:
+                        self._take(client, message)
+            except aiomqtt.MqttError as error:
+                self._say(f"no connection to the MQTT broker at {where}: {error}; trying again")
+            await asyncio.sleep(max(0.0, RECONNECT_S - (self._now() - began)))
+
+    @contextlib.asynccontextmanager
+    async def _connected(self) -> AsyncIterator[aiomqtt.Client]:
+        client = self._make_client()
+        acknowledgement = ManualAcknowledgement(client)
+        self._acknowledgement = acknowledgement
+        async with client:
+            for topic in self._subscriptions:
+                await client.subscribe(topic, qos=1, timeout=CALL_LIMIT_S)
+            await client.publish(self._topics.state, ONLINE, qos=1, retain=True, timeout=CALL_LIMIT_S)
+            self._client = client
+            try:
+                yield client
+            finally:
+                self._client = None
+                with contextlib.suppress(aiomqtt.MqttError):  # the broker's own word follows where this is lost
+                    await client.publish(self._topics.state, OFFLINE, qos=1, retain=True, timeout=1.0)
+
+    def _make_client(self) -> aiomqtt.Client:
+        broker = self._broker
+        options: dict[str, Any] = {"clean_session": False, "protocol": aiomqtt.ProtocolVersion.V311}
+        if broker.is_version_5:
+            properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
+            properties.SessionExpiryInterval = SESSION_EXPIRY_S
+            properties.MaximumPacketSize = MAX_PACKET_BYTES
+            properties.ReceiveMaximum = MAX_UNACKNOWLEDGED
+            options = {"clean_start": False, "properties": properties, "protocol": aiomqtt.ProtocolVersion.V5}
+        return aiomqtt.Client(
+            broker.host,
+            broker.port,
+            identifier=broker.client_id,
+            username=broker.username or None,
+            password=broker.password or None,
+            will=aiomqtt.Will(self._topics.state, OFFLINE, qos=1, retain=True),
+            keepalive=KEEPALIVE_S,
+            timeout=CALL_LIMIT_S,
+            # Else a result waits up to 40 ms for the broker's word on the message before it.
+            socket_options=[(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)],
+            **options,
+        )
+
+    def _take(self, client: aiomqtt.Client, message: aiomqtt.Message) -> None:
+        acknowledgement = self._acknowledgement
+        told = message.properties
+        user = dict(getattr(told, "UserProperty", ()) or ())
+        payload = message.payload
+        self._on_sample(
+            Sample(
+                str(message.topic),
+                bytes(payload) if isinstance(payload, bytes | bytearray) else b"",
+                message.qos,
+                message.retain,
+                getattr(told, "ResponseTopic", ""),
+                getattr(told, "CorrelationData", b""),
+                str(user.get("traceparent", "")),
+                lambda: acknowledgement.acknowledge(message),
+            )
+        )
+
+    async def publish(
+        self, topic: str, payload: bytes, *, is_retained: bool = False, correlation: bytes = b"", qos: int = 1
+    ) -> None:
+        """Returns when the broker has it; raises `NodeLost` where there is no broker."""
+        client = self._client
+        if client is None:
+            raise NodeLost("there is no connection to the MQTT broker")
+        properties: Properties | None = None
+        if self._broker.is_version_5:
+            properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
+            properties.ContentType = "application/json"
+            if correlation:
+                properties.CorrelationData = correlation
+        try:
+            await client.publish(
+                topic, payload, qos=qos, retain=is_retained, properties=properties, timeout=CALL_LIMIT_S
+            )
+        except aiomqtt.MqttError as error:
+            raise NodeLost(f"the MQTT broker did not take a message: {error}") from None

@@ -1,0 +1,223 @@
+"""Sensors on MQTT: each message to its pipeline, each result or error to its topic, nothing lost silently.
+
+Sources are worked on at once, the messages of one source in their order. Where a source sends faster than it is
+answered, messages of QoS 0 are dropped, the oldest first, which is told on its error topic; those of QoS 1 wait, here
+and at the broker, which sends no more than it has acknowledgements for. A message of QoS 1 is acknowledged when its
+results, its error or its drop have reached the broker; until then a gateway that is killed gets it again.
+
+Made by `mesh pipeline run`, which hands in what processes a message.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import secrets
+import time
+from collections import Counter, deque
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+
+from mesh.errors import MeshError, NodeLost, NotFound, Overloaded, Refused
+from mesh.gateways.contract import trace_context
+from mesh.gateways.mqtt_connection import Broker, MqttConnection, Sample
+from mesh.gateways.mqtt_topics import ONLINE, Topics, home_assistant_device
+from mesh.gateways.statuses import line_of, told_of
+from mesh.runtime.supervise import Supervisor
+
+MAX_WAITING = 16
+"""Messages of QoS 0 of one source; what is older than so many says little about now."""
+
+MAX_WAITING_LOSSLESS = 2048
+"""Messages of QoS 1 of one source. Brokers send no more than they have acknowledgements for, by default some 20 or
+64; this is for one that does."""
+
+MAX_SOURCES = 1024
+"""That are worked on at once."""
+
+MAX_WAITING_BYTES = 128 << 20
+"""Of all sources."""
+
+INFO_EVERY_S = 10.0
+
+AnswerMessage = Callable[[str, bytes, str, str], Awaitable[list[bytes]]]
+"""(source, payload, id of the message, trace context) to results, each a JSON document. Raises `MeshError`s."""
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """A pipeline as MQTT sees it."""
+
+    process: AnswerMessage
+    output_kind: str
+
+
+@dataclass(slots=True)
+class _Source:
+    waiting: deque[Sample] = field(default_factory=deque)
+    is_announced: bool = False
+
+
+class MqttGateway:
+    """`run` until cancelled."""
+
+    def __init__(
+        self,
+        broker: Broker,
+        topics: Topics,
+        pipelines: Mapping[str, Served],
+        tasks: Supervisor,
+        say: Callable[[str], None],
+        home_assistant: str = "",
+    ) -> None:
+        self._topics = topics
+        self._pipelines = pipelines
+        self._tasks = tasks
+        self._home_assistant = home_assistant
+        self._ready_topic = f"{home_assistant}/status" if home_assistant else ""
+        subscriptions = (topics.samples, *([self._ready_topic] if home_assistant else []))
+        self._connection = MqttConnection(broker, topics, subscriptions, self._take, self._announce_known, say)
+        self._working: dict[tuple[str, str], _Source] = {}
+        self._announced: dict[tuple[str, str], str] = {}
+        """Sources that Home Assistant knows of, with the kind of their pipeline's output."""
+        self._waiting_bytes = 0
+        self._number = 0
+        self._run_id = secrets.token_hex(4)
+        """Numbers begin anew with each run, and ids must not."""
+        self.counted: Counter[str] = Counter()
+        """samples, results, errors and drops by reason."""
+
+    async def run(self) -> None:
+        telling = self._tasks.spawn(self._tell_info(), "MQTT gateway: counters")
+        try:
+            await self._connection.run()
+        finally:
+            telling.cancel()
+
+    # In -------------------------------------------------------------------------------------------
+
+    def _take(self, sample: Sample) -> None:
+        """Never waits: the connection goes on reading, so that a broker never takes this gateway for dead."""
+        if sample.topic == self._ready_topic:
+            sample.acknowledge()
+            if sample.payload == ONLINE.encode():
+                self._tasks.spawn(self._announce_again(), "MQTT gateway: Home Assistant has started")
+            return
+        key = self._topics.read_sample(sample.topic)
+        if key is None:
+            self.counted["refused topics"] += 1
+            sample.acknowledge()
+            return
+        self.counted["samples"] += 1
+        source = self._working.get(key)
+        if source is None:
+            source = self._working[key] = _Source()
+            self._tasks.spawn(self._work(key, source), f"MQTT gateway: {'/'.join(key)}")
+        source.waiting.append(sample)
+        self._waiting_bytes += len(sample.payload)
+        dropped = self._overflow(source.waiting)
+        if dropped is not None:
+            self._waiting_bytes -= len(dropped.payload)
+            self.counted["dropped: overflow"] += 1
+            error = Overloaded("dropped: the source sends faster than it is answered")
+            self._tasks.spawn(self._refuse(key, dropped, error), "MQTT gateway: a drop is told")
+
+    def _overflow(self, waiting: deque[Sample]) -> Sample | None:
+        """The oldest message of QoS 0 that is one too many, taken out; of QoS 1 only where there is no room at all."""
+        is_full = len(self._working) > MAX_SOURCES or self._waiting_bytes > MAX_WAITING_BYTES
+        live = [sample for sample in waiting if not sample.qos]
+        if live and (is_full or len(live) > MAX_WAITING):
+            waiting.remove(live[0])
+            return live[0]
+        return waiting.popleft() if is_full or len(waiting) > MAX_WAITING_LOSSLESS else None
+
+    async def _work(self, key: tuple[str, str], source: _Source) -> None:
+        """Until nothing of this source waits."""
+        try:
+            while source.waiting:
+                sample = source.waiting.popleft()
+                self._waiting_bytes -= len(sample.payload)
+                await self._answer(key, sample)
+        finally:
+            del self._working[key]
+
+    async def _answer(self, key: tuple[str, str], sample: Sample) -> None:
+        pipeline, source = key
+        try:
+            served = self._pipelines.get(pipeline)
+            if served is None:
+                raise NotFound(f"there is no pipeline {pipeline!r}", hint=f"there are: {', '.join(self._pipelines)}")
+            if sample.is_retained:
+                raise Refused("dropped: a retained message is older than anybody can tell", hint="publish unretained")
+            self._number += 1
+            traceparent = trace_context(sample.traceparent)
+            results = await served.process(source, sample.payload, f"{self._run_id}-{self._number}", traceparent)
+        except Exception as error:  # whatever it is, it ends this message alone
+            await self._refuse(key, sample, told_of(error))
+            return
+        try:
+            await self._introduce(key, served.output_kind)
+            for result in results:
+                await self._tell(sample, self._topics.result(pipeline, source), result)
+                self.counted["results"] += 1
+        except NodeLost:
+            self.counted["unpublished"] += 1
+            return  # not acknowledged: the broker sends it again
+        sample.acknowledge()
+
+    # Out ------------------------------------------------------------------------------------------
+
+    async def _refuse(self, key: tuple[str, str], sample: Sample, error: MeshError) -> None:
+        """Tell why a message has no result, and count it."""
+        self.counted[f"error: {error.code}"] += 1
+        document = {
+            "pipeline": key[0],
+            "source": key[1],
+            "ts": time.time(),
+            "error": {"code": error.code, "message": line_of(error)},
+        }
+        try:
+            told = json.dumps(document).encode()
+            await self._tell(sample, self._topics.error(*key), told)
+        except NodeLost:
+            self.counted["unpublished"] += 1
+            return
+        sample.acknowledge()
+
+    async def _tell(self, sample: Sample, topic: str, document: bytes) -> None:
+        """As surely as the message itself came: a word of the broker on each would slow what may be lost anyway."""
+        qos = min(1, sample.qos)
+        await self._connection.publish(topic, document, qos=qos)
+        if sample.response_topic:
+            await self._connection.publish(sample.response_topic, document, correlation=sample.correlation, qos=qos)
+
+    async def _introduce(self, key: tuple[str, str], kind: str) -> None:
+        if self._home_assistant and key not in self._announced and len(self._announced) < MAX_SOURCES:
+            topic, message = home_assistant_device(self._topics, self._home_assistant, *key, kind)
+            await self._connection.publish(topic, message, is_retained=True)
+            self._announced[key] = kind
+
+    async def _announce_known(self) -> None:
+        """After each connect: the broker may have forgotten."""
+        for key, kind in list(self._announced.items()):
+            topic, message = home_assistant_device(self._topics, self._home_assistant, *key, kind)
+            await self._connection.publish(topic, message, is_retained=True)
+
+    async def _announce_again(self) -> None:
+        try:
+            await self._announce_known()
+        except NodeLost:
+            return  # the next connection announces them
+
+    async def _tell_info(self) -> None:
+        told: dict[str, int] = {}
+        while True:
+            await asyncio.sleep(INFO_EVERY_S)
+            if told == self.counted:
+                continue
+            try:
+                message = json.dumps(dict(sorted(self.counted.items()))).encode()
+                await self._connection.publish(self._topics.info, message, is_retained=True)
+                told = dict(self.counted)
+            except NodeLost:
+                continue  # told after the next connection

@@ -1,0 +1,127 @@
+"""One pipeline at work: a sensor's message in, what the model says of it out.
+
+Sources of one pipeline are independent; a source's messages must come one after the other, because windows follow on.
+The model is asked through a gateway's meaning, which bounds and times requests and outlives lost nodes. Made and owned
+by `mesh pipeline run`; tasks and transport are its caller's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Any
+
+from mesh.arrays import to_array
+from mesh.core.plan import Deployment
+from mesh.core.tensor import Tensor
+from mesh.gateways.contract import MODEL_VERSION, InferenceAnswer, InferenceRequest
+from mesh.gateways.inference import InferenceGateway
+from mesh.pipelines.judging import Told, judge
+from mesh.pipelines.pipeline_file import Pipeline
+from mesh.pipelines.preparing import Preparer
+
+MAX_SOURCES = 1024
+"""Whose windows are held at once; the one that was silent for longest begins anew."""
+
+LARGE_BYTES = 32 << 10
+"""Messages from this size on are prepared in a thread: unpacking a picture takes milliseconds."""
+
+
+class PipelineRunner:
+    def __init__(
+        self, pipeline: Pipeline, gateway: InferenceGateway, unix_now: Callable[[], float] = time.time
+    ) -> None:
+        self.pipeline = pipeline
+        self._gateway = gateway
+        self._unix_now = unix_now
+        self._preparers: OrderedDict[str, tuple[Deployment, Preparer]] = OrderedDict()
+
+    async def check(self) -> Deployment:
+        """The model, if this pipeline fits it; raises what is wrong."""
+        deployment = await self._gateway.describe(self.pipeline.model, "")
+        Preparer(self.pipeline, deployment.inputs)
+        return deployment
+
+    async def process(self, source: str, payload: bytes, message_id: str, traceparent: str = "") -> list[Told]:
+        """What the model says of the frames that this message completes, oldest first.
+
+        Raises `SourceUnreadable` for a message that is broken, `TensorMismatch` where pipeline and model do not fit,
+        and what asking the model raises.
+        """
+        received_at = self._unix_now()
+        preparer = await self._preparer(source)
+        if len(payload) >= LARGE_BYTES:
+            frames = await asyncio.to_thread(preparer.push, payload, received_at)
+        else:
+            frames = preparer.push(payload, received_at)
+        results = []
+        for number, frame in enumerate(frames):
+            answer = await self._ask(frame, traceparent)
+            identifier = message_id if len(frames) == 1 else f"{message_id}.{number}"
+            results.append(self._tell(source, identifier, received_at, frame, answer))
+        return results
+
+    async def _preparer(self, source: str) -> Preparer:
+        """That of `source`; made anew where the model now takes other tensors."""
+        deployment = await self._gateway.describe(self.pipeline.model, "")
+        known = self._preparers.get(source)
+        if known is not None and known[0].inputs == deployment.inputs:
+            self._preparers.move_to_end(source)
+            return known[1]
+        preparer = Preparer(self.pipeline, deployment.inputs)
+        self._preparers[source] = (deployment, preparer)
+        if len(self._preparers) > MAX_SOURCES:
+            self._preparers.popitem(last=False)
+        return preparer
+
+    async def _ask(self, frame: Tensor, traceparent: str) -> InferenceAnswer:
+        name = (await self._gateway.describe(self.pipeline.model, "")).inputs[0].name
+        request = InferenceRequest(
+            self.pipeline.model, "", {name: frame}, timeout_s=self.pipeline.timeout_s, traceparent=traceparent
+        )
+        return await self._gateway.infer(request)
+
+    def _tell(self, source: str, identifier: str, received_at: float, frame: Tensor, answer: InferenceAnswer) -> Told:
+        outputs = {spec.name: to_array(tensor, spec.name) for spec, tensor in answer.outputs}
+        queue_s = sum(hop.queue_us for hop in answer.hops) / 1e6
+        compute_s = sum(hop.compute_us for hop in answer.hops) / 1e6
+        now = self._unix_now()
+        return {
+            "id": identifier,
+            "pipeline": self.pipeline.name,
+            "source": source,
+            "ts_capture": received_at,
+            "ts_result": now,
+            "latency_ms": {
+                "queue": round(queue_s * 1e3, 3),
+                "compute": round(compute_s * 1e3, 3),
+                "transfer": round(max(0.0, answer.seconds - queue_s - compute_s) * 1e3, 3),
+                "total": round((now - received_at) * 1e3, 3),
+            },
+            "model": answer.deployment.name,
+            "version": MODEL_VERSION,
+            "plan": str(answer.deployment.fence),
+            "nodes": [device[:8] for device in answer.deployment.plan.devices],
+            **judge(self.pipeline.output, outputs, _picture_size(frame)),
+        }
+
+
+def _picture_size(frame: Tensor) -> tuple[int, int] | None:
+    """Height and width of a picture that is a frame; None for anything else."""
+    if len(frame.shape) != 4:
+        return None
+    _, first, second, third = frame.shape
+    return (second, third) if first in (1, 3) else (first, second)
+
+
+def write_result(result: Told) -> bytes:
+    """As one line of JSON."""
+    return json.dumps(result, separators=(",", ":"), allow_nan=False, default=_number).encode()
+
+
+def _number(value: Any) -> Any:
+    """NumPy's scalars, which are what some values are."""
+    return value.item()

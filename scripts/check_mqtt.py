@@ -1,0 +1,442 @@
+"""The checks of `scripts/check_mqtt`: two daemons, Mosquitto and `mesh pipeline run` on this machine, on loopback."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import io
+import json
+import os
+import shutil
+import signal
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import wave
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import aiomqtt
+import numpy as np
+import onnxruntime
+from PIL import Image
+
+import mesh
+from mesh.pipelines.features import log_mel
+from nodes.local_mesh import local_nodes, vanishing_folder
+
+ROOT = Path(__file__).resolve().parents[1]
+MESH = [sys.executable, "-m", "nodes"]
+DIGITS = ROOT / "nodes" / "demo_data" / "digits.onnx"
+IMAGES = ROOT / "nodes" / "demo_data" / "digits_test.npz"
+
+LIMIT_S = 30.0
+AT_ONCE = [(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)]
+PICTURES = 60
+SIDE = 64
+"""Pixels of the JPEG: the pipeline scales them to what the model takes."""
+LOSSLESS = 120
+"""Messages of QoS 1 while broker and gateway are killed."""
+OVERHEAD_TARGET_MS = 30.0
+RECONNECT_WATCH_S = 12.0
+MAX_RECONNECTS = 3
+"""At most one in 5 s."""
+
+PIPELINES = """
+[[pipeline]]
+name = "digits"
+[pipeline.source]
+kind = "image"
+[pipeline.input]
+resize = true
+[pipeline.output]
+kind = "labels"
+softmax = true
+
+[[pipeline]]
+name = "numbers"
+model = "digits"
+[pipeline.source]
+kind = "json"
+[pipeline.output]
+kind = "labels"
+
+[[pipeline]]
+name = "tones"
+[pipeline.source]
+kind = "audio"
+rate_hz = 8000
+[pipeline.window]
+size_s = 1.0
+[pipeline.input]
+features = "log-mel"
+frame_s = 0.064
+step_s = 0.032
+bands = 20
+[pipeline.output]
+kind = "labels"
+labels = ["silence", "low", "high", "up", "down"]
+
+[mqtt]
+host = "127.0.0.1"
+port = {port}
+version = "{version}"
+client_id = "check"
+home_assistant = "homeassistant"
+"""
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return int(listener.getsockname()[1])
+
+
+@dataclass
+class Mosquitto:
+    folder: Path
+    port: int
+    process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        config = self.folder / "mosquitto.conf"
+        lines = [
+            f"listener {self.port} 127.0.0.1", "allow_anonymous true", "persistence true",
+            f"persistence_location {self.folder}/", "autosave_on_changes true", "autosave_interval 1",
+            "max_queued_messages 0", "log_type none",
+        ]  # fmt: skip
+        if os.geteuid() == 0:
+            lines.append("user root")
+        config.write_text("\n".join(lines) + "\n")
+        program = shutil.which("mosquitto", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
+        assert program is not None, "mosquitto is not installed"
+        self.process = subprocess.Popen([program, "-c", str(config)], stderr=subprocess.DEVNULL)
+        deadline = time.monotonic() + LIMIT_S
+        while time.monotonic() < deadline:
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1):
+                return
+            time.sleep(0.05)
+        raise AssertionError("the broker does not listen")
+
+    def end(self, number: int) -> None:
+        assert self.process is not None
+        self.process.send_signal(number)
+        self.process.wait(LIMIT_S)
+
+
+@dataclass
+class Gateway:
+    file: Path
+    address: str
+    log: Path
+    process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        line = [*MESH, "pipeline", "run", str(self.file), "--no-mdns", "--peer", self.address]
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(line, cwd=ROOT, stderr=log, stdout=log)
+
+    def end(self, number: int) -> None:
+        assert self.process is not None
+        self.process.send_signal(number)
+        self.process.wait(LIMIT_S)
+
+
+@dataclass
+class Ear:
+    """What is said on the broker, by topic; survives the broker."""
+
+    port: int
+    heard: dict[str, list[bytes]] = field(default_factory=dict)
+    changed: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def listen(self) -> None:
+        while True:
+            try:
+                # A session of its own that outlives the broker, or what is said while this is away would be lost.
+                async with aiomqtt.Client(
+                    "127.0.0.1", self.port, identifier="ear", clean_session=False, socket_options=AT_ONCE
+                ) as client:
+                    for topic in ("mesh/out/#", "mesh/error/#", "mesh/bridge/#", "homeassistant/#"):
+                        await client.subscribe(topic, qos=1)
+                    self.note("listening", b"")
+                    async for message in client.messages:
+                        self.note(str(message.topic), bytes(message.payload))  # type: ignore[arg-type]
+            except aiomqtt.MqttError:
+                await asyncio.sleep(0.2)
+
+    def note(self, topic: str, payload: bytes) -> None:
+        self.heard.setdefault(topic, []).append(payload)
+        self.changed.set()
+
+    def last(self, topic: str) -> Any:
+        return json.loads(self.heard[topic][-1])
+
+    async def until(self, condition: Any, what: str) -> None:
+        deadline = time.monotonic() + LIMIT_S
+        while not condition():
+            assert time.monotonic() < deadline, f"not within {LIMIT_S:g} s: {what}; {self.summary()}"
+            self.changed.clear()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self.changed.wait(), 1)
+
+    def summary(self) -> str:
+        counts = {topic: len(told) for topic, told in self.heard.items()}
+        errors = [told[-1].decode()[:300] for topic, told in self.heard.items() if "/error/" in topic]
+        return f"heard {list(counts.items())[:20]}, errors {errors[:5]}"
+
+
+def jpeg(image: Any) -> bytes:
+    file = io.BytesIO()
+    pixels = (image.reshape(8, 8) * 255).round().astype(np.uint8)
+    Image.fromarray(pixels).resize((SIDE, SIDE), Image.Resampling.NEAREST).save(file, "JPEG", quality=95)
+    return file.getvalue()
+
+
+def offline_digits(pictures: list[bytes]) -> list[str]:
+    """What the model says of the same files without any mesh."""
+    session = onnxruntime.InferenceSession(DIGITS)
+    labels = []
+    for picture in pictures:
+        image = Image.open(io.BytesIO(picture)).convert("L").resize((8, 8), Image.Resampling.BILINEAR)
+        values = (np.asarray(image, np.float32) / 255).reshape(1, 1, 8, 8)
+        labels.append(str(session.run(None, {"image": values})[0].argmax()))
+    return labels
+
+
+async def publish(port: int, topic: str, payloads: list[bytes], version: str = "mqttv311") -> None:
+    """By mosquitto_pub, one call for each file."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "message"
+        for payload in payloads:
+            file.write_bytes(payload)
+            line = ["mosquitto_pub", "-p", str(port), "-V", version, "-q", "1", "-t", topic, "-f", str(file)]
+            done = await asyncio.to_thread(subprocess.run, line, capture_output=True, text=True, timeout=LIMIT_S)
+            assert done.returncode == 0, done.stderr
+
+
+async def check_pictures(ear: Ear, port: int) -> None:
+    data = np.load(IMAGES)
+    pictures = [jpeg(image) for image in data["image"][:PICTURES]]
+    await publish(port, "mesh/in/digits/cam", pictures)
+    topic = "mesh/out/digits/cam"
+    await ear.until(lambda: len(ear.heard.get(topic, [])) == PICTURES, "every picture is answered")
+    found = [json.loads(told)["label"] for told in ear.heard[topic]]
+    expected = offline_digits(pictures)
+    assert found == expected, list(zip(found, expected, strict=True))
+    right = sum(label == str(true) for label, true in zip(found, data["label"][:PICTURES], strict=True))
+    device = ear.last("homeassistant/device/infermesh_digits_cam/config")
+    assert device["state_topic"] == topic
+    print(f"JPEG to label: {PICTURES} of {PICTURES} as offline, {right / PICTURES:.1%} right")
+
+
+async def check_sound(ear: Ear, port: int, sounds: Path, model: Path) -> None:
+    data = np.load(sounds)
+    chunks = []
+    for first in range(0, data["sound"].size, 3000):  # chunks that know nothing of where a sound begins
+        file = io.BytesIO()
+        with wave.open(file, "wb") as writer:
+            writer.setnchannels(1)
+            writer.setsampwidth(2)
+            writer.setframerate(8000)
+            writer.writeframes(data["sound"].reshape(-1)[first : first + 3000].astype("<i2").tobytes())
+        chunks.append(file.getvalue())
+    async with aiomqtt.Client("127.0.0.1", port, identifier="microphone") as client:
+        for chunk in chunks:
+            await client.publish("mesh/in/tones/mic", chunk, qos=1)
+            await asyncio.sleep(0.02)  # as a microphone does, only faster
+    topic = "mesh/out/tones/mic"
+    await ear.until(lambda: len(ear.heard.get(topic, [])) == len(data["sound"]), "every sound is answered")
+    session = onnxruntime.InferenceSession(model)
+    words = ["silence", "low", "high", "up", "down"]
+    expected = []
+    for sound in data["sound"]:
+        features = log_mel(sound.astype(np.float32) / 32768, 8000, 0.064, 0.032, 20)
+        expected.append(words[int(session.run(None, {"features": features[None, None]})[0].argmax())])
+    found = [json.loads(told)["label"] for told in ear.heard[topic]]
+    assert found == expected
+    right = sum(word == words[true] for word, true in zip(found, data["label"], strict=True))
+    print(f"WAV chunks to words: {len(found)} of {len(found)} as offline, {right / len(found):.1%} right")
+
+
+async def check_request(version: str, port: int) -> None:
+    """`mosquitto_rr`: a request with a response topic, which MQTT 5 has; as text, since its -f sends nothing."""
+    image = np.load(IMAGES)["image"][0].reshape(1, 1, 8, 8)
+    line = ["mosquitto_rr", "-p", str(port), "-V", "mqttv5", "-q", "1", "-W", "10"]
+    line += ["-t", "mesh/in/numbers/asker", "-e", "my/answer", "-m", json.dumps(image.reshape(-1).tolist())]
+    done = await asyncio.to_thread(subprocess.run, line, capture_output=True, text=True, timeout=LIMIT_S)
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    (scores,) = onnxruntime.InferenceSession(DIGITS).run(None, {"image": image})
+    assert told.get("label") == str(scores.argmax()), told
+    print(f"mosquitto_rr: answered (gateway on MQTT {version})")
+
+
+async def check_broken(ear: Ear, port: int) -> None:
+    """Each is told on its own error topic, and the next message is answered."""
+    broken = [b"junk", jpeg(np.zeros((8, 8)))[:100], bytes(1000)]
+    await publish(port, "mesh/in/digits/broken", broken)
+    await publish(port, "mesh/in/nothing/broken", [b"x"])
+    topic = "mesh/error/digits/broken"
+    await ear.until(lambda: len(ear.heard.get(topic, [])) == len(broken), "every broken message is told")
+    await ear.until(lambda: "mesh/error/nothing/broken" in ear.heard, "an unknown pipeline is told")
+    await publish(port, "mesh/in/digits/broken", [jpeg(np.load(IMAGES)["image"][0])])
+    await ear.until(lambda: "mesh/out/digits/broken" in ear.heard, "the source goes on")
+    codes = {json.loads(told)["error"]["code"] for told in ear.heard[topic]}
+    assert codes == {"source-unreadable"}, codes
+    print(f"{len(broken)} broken messages and an unknown pipeline: told, and the source goes on")
+
+
+async def check_overhead(ear: Ear, port: int, address: str) -> None:
+    """From publishing to the result's arrival, in turns with a direct call with the picture decoded."""
+    picture = jpeg(np.load(IMAGES)["image"][0])
+    image = np.load(IMAGES)["image"][0].reshape(1, 1, 8, 8)
+    topic = "mesh/out/digits/timed"
+    direct, ours = [], []
+    async with (
+        mesh.connect(peers=[address], mdns=False) as connection,
+        aiomqtt.Client("127.0.0.1", port, identifier="timed", socket_options=AT_ONCE) as client,
+    ):
+        model = await connection.model("digits")
+        for number in range(110):
+            began = time.perf_counter()
+            await model.run({"image": image})
+            middle = time.perf_counter()
+            await client.publish("mesh/in/digits/timed", picture, qos=0)
+            await ear.until(lambda number=number: len(ear.heard.get(topic, [])) > number, "it is answered")
+            if number >= 10:
+                direct.append(middle - began)
+                ours.append(time.perf_counter() - middle)
+    added = (statistics.median(ours) - statistics.median(direct)) * 1e3
+    assert added <= OVERHEAD_TARGET_MS, f"{added:.1f} ms"
+    told = f"direct p50 {statistics.median(direct) * 1e3:.1f} ms, MQTT p50 {statistics.median(ours) * 1e3:.1f} ms"
+    print(f"{told}: added {added:.1f} ms (target {OVERHEAD_TARGET_MS:g})")
+
+
+async def check_kills(ear: Ear, port: int, broker: Mosquitto, gateway: Gateway) -> None:
+    """Messages that the broker accepted at QoS 1 are all answered, through a killed gateway and a killed broker."""
+    picture = jpeg(np.load(IMAGES)["image"][0])
+    accepted: list[str] = []
+
+    async def send() -> None:
+        number = 0
+        while number < LOSSLESS:
+            try:
+                async with aiomqtt.Client("127.0.0.1", port, identifier="lossless") as client:
+                    while number < LOSSLESS:
+                        await client.publish(f"mesh/in/digits/n{number}", picture, qos=1, timeout=5)
+                        accepted.append(f"mesh/out/digits/n{number}")
+                        number += 1
+                        await asyncio.sleep(0.05)
+            except aiomqtt.MqttError:
+                await asyncio.sleep(0.3)  # the same message again: it was not accepted
+
+    sending = asyncio.ensure_future(send())
+    await ear.until(lambda: len(accepted) > LOSSLESS // 4, "messages flow")
+    state = "mesh/bridge/state"
+    killed_at, before = time.monotonic(), len(ear.heard[state])
+    await asyncio.to_thread(gateway.end, signal.SIGKILL)
+    await ear.until(lambda: len(ear.heard[state]) > before and ear.heard[state][-1] == b"offline", "offline is told")
+    offline_s = time.monotonic() - killed_at
+    gateway.start()
+    await ear.until(lambda: ear.heard[state][-1] == b"online", "online again")
+    await ear.until(lambda: len(accepted) > LOSSLESS // 2, "messages flow on")
+    await asyncio.sleep(1.2)  # the broker writes what it holds every second
+    await asyncio.to_thread(broker.end, signal.SIGKILL)
+    await asyncio.to_thread(broker.start)
+    await sending
+    await ear.until(lambda: all(topic in ear.heard for topic in accepted), "all are answered")
+    print(
+        f"gateway and broker killed: {len(accepted)} accepted, "
+        f"{sum(topic in ear.heard for topic in accepted)} answered; offline told after {offline_s:.2f} s"
+    )
+
+
+async def check_reconnects(port: int) -> None:
+    """A broker that hangs up at once is not run over: counted by a listener in its place."""
+    count = 0
+
+    def hang_up(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal count
+        count += 1
+        writer.close()
+
+    server = await asyncio.start_server(hang_up, "127.0.0.1", port)
+    await asyncio.sleep(RECONNECT_WATCH_S)
+    server.close()
+    await server.wait_closed()
+    assert 1 <= count <= MAX_RECONNECTS, count
+    print(f"a broker that hangs up: {count} connections in {RECONNECT_WATCH_S:g} s")
+
+
+@contextlib.contextmanager
+def ended(broker: Mosquitto, gateway: Gateway) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        for each in (gateway, broker):
+            if each.process is not None and each.process.poll() is None:
+                each.end(signal.SIGTERM)
+
+
+@contextlib.asynccontextmanager
+async def listening(port: int) -> AsyncIterator[Ear]:
+    ear = Ear(port)
+    task = asyncio.ensure_future(ear.listen())
+    try:
+        await ear.until(lambda: "listening" in ear.heard, "the broker is heard")
+        yield ear
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+async def check(version: str, folder: Path, address: str, is_long: bool) -> None:
+    port = free_port()
+    await asyncio.to_thread(folder.mkdir)
+    file = folder / "pipelines.toml"
+    file.write_text(PIPELINES.format(port=port, version=version))
+    broker, gateway = Mosquitto(folder, port), Gateway(file, address, folder / "gateway.log")
+    with ended(broker, gateway):
+        broker.start()
+        async with listening(port) as ear:
+            gateway.start()
+            await ear.until(lambda: ear.heard.get("mesh/bridge/state", [b""])[-1] == b"online", "the gateway is there")
+            await check_pictures(ear, port)
+            await check_broken(ear, port)
+            if version == "5":
+                await check_request(version, port)
+            if is_long:
+                await check_sound(ear, port, folder.parent / "tones_test.npz", folder.parent / "tones.onnx")
+                await check_overhead(ear, port, address)
+                await check_kills(ear, port, broker, gateway)
+                await asyncio.to_thread(broker.end, signal.SIGTERM)
+                await check_reconnects(port)
+        await asyncio.to_thread(gateway.end, signal.SIGTERM)
+    talk = (folder / "gateway.log").read_text()
+    assert "Traceback" not in talk, talk
+
+
+async def main() -> None:
+    with vanishing_folder("check-mqtt-") as folder:
+        subprocess.run([sys.executable, ROOT / "scripts" / "train_tones.py", "--out", folder.path], check=True)  # noqa: ASYNC221
+        async with local_nodes(2, folder) as daemons:
+            addresses = [daemon.address for daemon in daemons]
+            async with mesh.connect(peers=addresses, mdns=False) as connection:
+                await connection.deploy(DIGITS, name="digits", stages=2)
+                await connection.deploy(folder.path / "tones.onnx", name="tones")
+            line = [*MESH, "pipeline", "check", "--no-mdns", "--peer", addresses[0], "--peer", addresses[1]]
+            text = folder.path / "pipelines.toml"
+            text.write_text(PIPELINES.format(port=1, version="5"))
+            subprocess.run([*line, str(text)], check=True, cwd=ROOT)  # noqa: ASYNC221
+            for version, is_long in (("5", False), ("3.1.1", True)):
+                print(f"MQTT {version}:", flush=True)
+                await check(version, folder.path / f"mqtt-{version}", addresses[0], is_long)
+    print("ok: sensors on MQTT are judged as offline, and nothing accepted was lost")
+
+
+asyncio.run(main())
