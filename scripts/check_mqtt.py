@@ -6,10 +6,7 @@ import asyncio
 import contextlib
 import io
 import json
-import os
-import shutil
 import signal
-import socket
 import statistics
 import subprocess
 import sys
@@ -17,26 +14,22 @@ import tempfile
 import time
 import wave
 from collections.abc import AsyncIterator, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import aiomqtt
 import numpy as np
 import onnxruntime
+from mqtt_parts import AT_ONCE, LIMIT_S, MESH, ROOT, Ear, Gateway, Mosquitto, free_port
 from PIL import Image
 
 import mesh
 from mesh.pipelines.features import log_mel
 from nodes.local_mesh import local_nodes, vanishing_folder
 
-ROOT = Path(__file__).resolve().parents[1]
-MESH = [sys.executable, "-m", "nodes"]
 DIGITS = ROOT / "nodes" / "demo_data" / "digits.onnx"
 IMAGES = ROOT / "nodes" / "demo_data" / "digits_test.npz"
 
-LIMIT_S = 30.0
-AT_ONCE = [(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)]
 PICTURES = 60
 SIDE = 64
 """Pixels of the JPEG: the pipeline scales them to what the model takes."""
@@ -89,105 +82,6 @@ version = "{version}"
 client_id = "check"
 home_assistant = "homeassistant"
 """
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
-
-
-@dataclass
-class Mosquitto:
-    folder: Path
-    port: int
-    process: subprocess.Popen[bytes] | None = None
-
-    def start(self) -> None:
-        config = self.folder / "mosquitto.conf"
-        lines = [
-            f"listener {self.port} 127.0.0.1", "allow_anonymous true", "persistence true",
-            f"persistence_location {self.folder}/", "autosave_on_changes true", "autosave_interval 1",
-            "max_queued_messages 0", "log_type none",
-        ]  # fmt: skip
-        if os.geteuid() == 0:
-            lines.append("user root")
-        config.write_text("\n".join(lines) + "\n")
-        program = shutil.which("mosquitto", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
-        assert program is not None, "mosquitto is not installed"
-        self.process = subprocess.Popen([program, "-c", str(config)], stderr=subprocess.DEVNULL)
-        deadline = time.monotonic() + LIMIT_S
-        while time.monotonic() < deadline:
-            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1):
-                return
-            time.sleep(0.05)
-        raise AssertionError("the broker does not listen")
-
-    def end(self, number: int) -> None:
-        assert self.process is not None
-        self.process.send_signal(number)
-        self.process.wait(LIMIT_S)
-
-
-@dataclass
-class Gateway:
-    file: Path
-    address: str
-    log: Path
-    process: subprocess.Popen[bytes] | None = None
-
-    def start(self) -> None:
-        line = [*MESH, "pipeline", "run", str(self.file), "--no-mdns", "--peer", self.address]
-        with self.log.open("ab") as log:
-            self.process = subprocess.Popen(line, cwd=ROOT, stderr=log, stdout=log)
-
-    def end(self, number: int) -> None:
-        assert self.process is not None
-        self.process.send_signal(number)
-        self.process.wait(LIMIT_S)
-
-
-@dataclass
-class Ear:
-    """What is said on the broker, by topic; survives the broker."""
-
-    port: int
-    heard: dict[str, list[bytes]] = field(default_factory=dict)
-    changed: asyncio.Event = field(default_factory=asyncio.Event)
-
-    async def listen(self) -> None:
-        while True:
-            try:
-                # A session of its own that outlives the broker, or what is said while this is away would be lost.
-                async with aiomqtt.Client(
-                    "127.0.0.1", self.port, identifier="ear", clean_session=False, socket_options=AT_ONCE
-                ) as client:
-                    for topic in ("mesh/out/#", "mesh/error/#", "mesh/bridge/#", "homeassistant/#"):
-                        await client.subscribe(topic, qos=1)
-                    self.note("listening", b"")
-                    async for message in client.messages:
-                        self.note(str(message.topic), bytes(message.payload))  # type: ignore[arg-type]
-            except aiomqtt.MqttError:
-                await asyncio.sleep(0.2)
-
-    def note(self, topic: str, payload: bytes) -> None:
-        self.heard.setdefault(topic, []).append(payload)
-        self.changed.set()
-
-    def last(self, topic: str) -> Any:
-        return json.loads(self.heard[topic][-1])
-
-    async def until(self, condition: Any, what: str) -> None:
-        deadline = time.monotonic() + LIMIT_S
-        while not condition():
-            assert time.monotonic() < deadline, f"not within {LIMIT_S:g} s: {what}; {self.summary()}"
-            self.changed.clear()
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self.changed.wait(), 1)
-
-    def summary(self) -> str:
-        counts = {topic: len(told) for topic, told in self.heard.items()}
-        errors = [told[-1].decode()[:300] for topic, told in self.heard.items() if "/error/" in topic]
-        return f"heard {list(counts.items())[:20]}, errors {errors[:5]}"
 
 
 def jpeg(image: Any) -> bytes:
@@ -291,14 +185,14 @@ async def check_broken(ear: Ear, port: int) -> None:
     print(f"{len(broken)} broken messages and an unknown pipeline: told, and the source goes on")
 
 
-async def check_overhead(ear: Ear, port: int, address: str) -> None:
+async def check_overhead(ear: Ear, port: int, addresses: list[str]) -> None:
     """From publishing to the result's arrival, in turns with a direct call with the picture decoded."""
     picture = jpeg(np.load(IMAGES)["image"][0])
     image = np.load(IMAGES)["image"][0].reshape(1, 1, 8, 8)
     topic = "mesh/out/digits/timed"
     direct, ours = [], []
     async with (
-        mesh.connect(peers=[address], mdns=False) as connection,
+        mesh.connect(peers=addresses, mdns=False) as connection,
         aiomqtt.Client("127.0.0.1", port, identifier="timed", socket_options=AT_ONCE) as client,
     ):
         model = await connection.model("digits")
@@ -395,12 +289,12 @@ async def listening(port: int) -> AsyncIterator[Ear]:
         await asyncio.gather(task, return_exceptions=True)
 
 
-async def check(version: str, folder: Path, address: str, is_long: bool) -> None:
+async def check(version: str, folder: Path, addresses: list[str], is_long: bool) -> None:
     port = free_port()
     await asyncio.to_thread(folder.mkdir)
     file = folder / "pipelines.toml"
     file.write_text(PIPELINES.format(port=port, version=version))
-    broker, gateway = Mosquitto(folder, port), Gateway(file, address, folder / "gateway.log")
+    broker, gateway = Mosquitto(folder, port), Gateway(file, addresses, folder / "gateway.log")
     with ended(broker, gateway):
         broker.start()
         async with listening(port) as ear:
@@ -412,7 +306,7 @@ async def check(version: str, folder: Path, address: str, is_long: bool) -> None
                 await check_request(version, port)
             if is_long:
                 await check_sound(ear, port, folder.parent / "tones_test.npz", folder.parent / "tones.onnx")
-                await check_overhead(ear, port, address)
+                await check_overhead(ear, port, addresses)
                 await check_kills(ear, port, broker, gateway)
                 await asyncio.to_thread(broker.end, signal.SIGTERM)
                 await check_reconnects(port)
@@ -435,7 +329,7 @@ async def main() -> None:
             subprocess.run([*line, str(text)], check=True, cwd=ROOT)  # noqa: ASYNC221
             for version, is_long in (("5", False), ("3.1.1", True)):
                 print(f"MQTT {version}:", flush=True)
-                await check(version, folder.path / f"mqtt-{version}", addresses[0], is_long)
+                await check(version, folder.path / f"mqtt-{version}", addresses, is_long)
     print("ok: sensors on MQTT are judged as offline, and nothing accepted was lost")
 
 
