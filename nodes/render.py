@@ -6,6 +6,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from mesh.core.coding import RAW
 from mesh.core.ids import NodeId
 from mesh.core.report import DeploymentReport, NodeView, StageReport
 
@@ -68,7 +69,8 @@ def nodes_table(views: Sequence[NodeView]) -> str:
 
 
 def plan_table(plan: Plan, names: Mapping[NodeId, str]) -> str:
-    header = ("STAGE", "DEVICE", "GROUPS", "WEIGHTS", "COMPUTE", "TENSORS OUT")
+    has_codecs = any(stage.codec != RAW for stage in plan.stages)
+    header = ("STAGE", "DEVICE", "GROUPS", "WEIGHTS", "COMPUTE", "TENSORS OUT", *(("AS",) if has_codecs else ()))
     rows = [
         (
             str(index),
@@ -77,6 +79,7 @@ def plan_table(plan: Plan, names: Mapping[NodeId, str]) -> str:
             human_bytes(stage.segment.weight_bytes),
             f"{stage.compute_seconds * 1e3:.2f} ms{'' if stage.measured else ' (estimated)'}",
             str(len(stage.segment.produces) + len(stage.segment.relays)),
+            *((stage.codec,) if has_codecs else ()),
         )
         for index, stage in enumerate(plan.stages)
     ]

@@ -60,8 +60,8 @@ def measure_change(
 def require_small(change: Change, allowed: float) -> None:
     if not change.relative <= allowed:
         raise VerificationFailed(
-            f"codecs between the stages change output {change.output!r} by {change.relative:.2%}, "
-            f"{allowed:.2%} are allowed",
+            f"codecs between the stages change output {change.output!r} by {_percent(change.relative)}, "
+            f"{_percent(allowed)} are allowed",
             hint="allow less lossy codecs, or none",
         )
 
@@ -88,9 +88,10 @@ def search_within_answers(
     while loses(found):
         try:
             change = measure_change(engine, model, graph, found.stages)
-            told = f"change the answer by {change.relative:.2%}, {problem.answer_change:.2%} are allowed"
+            told = f"change the answer by {_percent(change.relative)}, {_percent(problem.answer_change)} are allowed"
             if change.relative <= problem.answer_change:
-                progress(f"codecs {told}")
+                used = dict.fromkeys(stage.codec for stage in found.stages[:-1])
+                progress(f"codecs ({', '.join(used)}) {told}")
                 return found, problem
             told = f"would {told}"
         except ModelInvalid as error:
@@ -114,6 +115,10 @@ def without(problem: Problem, loss: str) -> Problem:
     left = tuple(codec for codec in problem.space.codecs if loss_of(codec.name) != loss)
     allowed = tuple(codec for codec in problem.codecs if loss_of(codec) != loss)
     return replace(problem, space=replace(problem.space, codecs=left), codecs=allowed)
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.2g} %"
 
 
 def _there_and_back(value: Array, codec: str) -> Array:
