@@ -90,7 +90,7 @@ MaxChangeOption = Annotated[
         metavar="PERCENT",
         min=0.001,
         max=100,
-        help="By how much rounding codecs may change answers, of their root mean square.  [default: 2]",
+        help="By how much rounding codecs may change answers, against what tells them apart.  [default: 10]",
         show_default=False,
     ),
 ]

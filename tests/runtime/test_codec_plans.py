@@ -214,6 +214,25 @@ async def test_bytes_are_those_of_what_crosses_and_times_those_of_the_type() -> 
     assert max((packed.factors or {})[p] for p in behind_relu) < 0.2
 
 
+def test_a_change_counts_against_what_tells_answers_apart() -> None:
+    apart = [np.array([[1000.0, 1000.0 + step]]) for step in (-1.0, 1.0)]
+    off = [each + 0.1 for each in apart]
+    change = largest_change([({"y": a}, {"y": b}) for a, b in zip(apart, off, strict=True)])
+    assert change.relative == pytest.approx(0.1 / np.sqrt(0.5))
+    (alone,) = [largest_change([({"y": apart[0]}, {"y": off[0]})])]
+    assert alone.relative == pytest.approx(1e-4, rel=0.01)
+    equal = largest_change([({"y": a}, {"y": a + 1e-4}) for a in apart])
+    assert equal.relative == 0, "what the proof of equality lets pass"
+    constant = largest_change([({"y": np.ones((1, 2))}, {"y": np.full((1, 2), 1.1)}) for _ in range(2)])
+    assert constant.relative == np.inf
+    broken = largest_change([({"y": apart[0]}, {"y": np.array([[np.nan, 1.0]])})])
+    assert broken.relative == np.inf
+    infinite = np.array([[np.inf, 1.0]])
+    assert largest_change([({"y": infinite}, {"y": infinite})] * 2).relative == 0
+    counted = largest_change([({"y": np.array([1, 2, 3, 4])}, {"y": np.array([1, 2, 3, 5])})])
+    assert counted.relative == 0.25
+
+
 def test_exact_codecs_change_nothing() -> None:
     model = read_model_bytes(MODEL)
     graph = summarise(model)
