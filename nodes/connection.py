@@ -24,8 +24,8 @@ def open_mesh(
     from mesh.client.mesh_client import Mesh
     from mesh.runtime.locate import ENVIRONMENT
 
-    if not mdns and not peers and not coordinator:
-        raise UsageError("without mDNS there must be a --peer or a --coordinator to ask")
+    if not mdns and not peers and not coordinator and not os.environ.get("MESH_MQTT"):
+        raise UsageError("without mDNS there must be a --peer, a --coordinator or a broker (MESH_MQTT) to ask")
     if coordinator == os.environ.get(ENVIRONMENT):
         coordinator = None  # the mesh reads it itself, and says so where it does not answer
     return Mesh(

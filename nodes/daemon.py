@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import json
+import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -58,8 +59,10 @@ def discovery_for(listen: str, interfaces: Sequence[str], peers: Sequence[str], 
     host = split_listen(listen)
     if mdns and not interfaces and is_loopback(host):
         interfaces = ("127.0.0.1",)
-    names = [*(["mdns"] if mdns else []), *(["static"] if peers or not mdns else [])]
-    return make_discovery(names, DiscoverySettings(interfaces, peers))
+    broker = os.environ.get("MESH_MQTT", "")
+    names = [*(["mdns"] if mdns else []), *(["mqtt"] if broker else [])]
+    names += ["static"] if peers or not names else []
+    return make_discovery(names, DiscoverySettings(interfaces, peers, broker))
 
 
 def run_node(

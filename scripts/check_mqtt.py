@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import io
 import json
+import os
 import signal
 import statistics
 import subprocess
@@ -250,6 +251,55 @@ async def check_kills(ear: Ear, port: int, broker: Mosquitto, gateway: Gateway) 
     )
 
 
+async def check_discovery(port: int) -> None:
+    """Two daemons that only a broker makes known to each other and to commands; one that is killed is taken back."""
+    environment = {**os.environ, "MESH_MQTT": f"127.0.0.1:{port}"}
+
+    async def names() -> set[str]:
+        line = [*MESH, "nodes", "--no-mdns", "--json"]
+        work = asyncio.to_thread(
+            subprocess.run, line, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=LIMIT_S
+        )
+        done = await work
+        return {node["name"] for node in json.loads(done.stdout).get("nodes", ()) if node["state"] != "lost"}
+
+    async def until(wanted: set[str]) -> None:
+        deadline = time.monotonic() + LIMIT_S
+        while (found := await names()) != wanted:
+            assert time.monotonic() < deadline, f"{found}, not {wanted}"
+
+    with tempfile.TemporaryDirectory() as folder:
+        daemons = [
+            subprocess.Popen(  # noqa: ASYNC220
+                [
+                    *MESH,
+                    "node",
+                    "--no-mdns",
+                    "--listen",
+                    "127.0.0.1:0",
+                    "--name",
+                    name,
+                    "--data-dir",
+                    f"{folder}/{name}",
+                ],
+                cwd=ROOT,
+                env=environment,
+                stderr=subprocess.DEVNULL,
+            )
+            for name in ("mqtt-one", "mqtt-two")
+        ]
+        try:
+            await until({"mqtt-one", "mqtt-two"})
+            daemons[0].kill()
+            await until({"mqtt-two"})
+        finally:
+            for daemon in daemons:
+                daemon.terminate()
+            for daemon in daemons:
+                await asyncio.to_thread(daemon.wait, LIMIT_S)
+    print("two daemons found each other through the broker, and one that was killed is taken back")
+
+
 async def check_reconnects(port: int) -> None:
     """A broker that hangs up at once is not run over: counted by a listener in its place."""
     count = 0
@@ -303,6 +353,7 @@ async def check(version: str, folder: Path, addresses: list[str], is_long: bool)
             await check_pictures(ear, port)
             await check_broken(ear, port)
             if version == "5":
+                await check_discovery(port)
                 await check_request(version, port)
             if is_long:
                 await check_sound(ear, port, folder.parent / "tones_test.npz", folder.parent / "tones.onnx")

@@ -167,6 +167,7 @@ class Mesh:
         environment = os.environ if only is None else {}
         self._peers = tuple(peers) or tuple(environment.get("MESH_PEER", "").split())
         self._interfaces = tuple(interfaces) or tuple(environment.get("MESH_INTERFACE", "").split())
+        self._broker = environment.get("MESH_MQTT", "")
         self._coordinator_environment = environment.get(ENVIRONMENT)
         self._mdns = mdns
         self._coordinator_address = coordinator
@@ -178,15 +179,16 @@ class Mesh:
         self.tasks = Supervisor()
 
     async def __aenter__(self) -> Mesh:
-        names = [*(["mdns"] if self._mdns else []), *(["static"] if self._peers or not self._mdns else [])]
+        names = [*(["mdns"] if self._mdns else []), *(["mqtt"] if self._broker else [])]
+        names += ["static"] if self._peers or not names else []
         interfaces = self._interfaces or (interfaces_to_browse() if self._mdns else ())
-        discovery = make_discovery(names, DiscoverySettings(interfaces, self._peers))
+        discovery = make_discovery(names, DiscoverySettings(interfaces, self._peers, self._broker))
         async with contextlib.AsyncExitStack() as stack:
             await stack.enter_async_context(self.tasks)
             opening = open_coordinator(
                 discovery,
                 self.tasks,
-                settles=self._mdns,
+                settles=self._mdns or bool(self._broker),
                 argument=self._coordinator_address,
                 environment=self._coordinator_environment,
                 warn=self._warn,
@@ -284,7 +286,8 @@ def connect(
     `peers`: "host:port" of nodes where multicast does not reach; `mdns=False` uses only those.
     `interfaces`: names or addresses for mDNS; by itself it takes all that carry multicast, and loopback.
     `coordinator`: "host:port"; else one that is found, else planning happens in this process.
-    What is not given is taken from MESH_PEER, MESH_INTERFACE (several by spaces) and MESH_COORDINATOR.
+    What is not given is taken from MESH_PEER, MESH_INTERFACE (several by spaces) and MESH_COORDINATOR; with MESH_MQTT
+    ("host:port" of a broker) nodes are found there as well.
     """
     return Mesh(peers=peers, interfaces=interfaces, mdns=mdns, coordinator=coordinator)
 

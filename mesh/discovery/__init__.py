@@ -24,6 +24,8 @@ class DiscoverySettings:
     """Names or IPv4 addresses of interfaces for mDNS; empty chooses by itself."""
     seeds: Sequence[str] = ()
     """"host:port" of peers for the static discovery."""
+    broker: str = ""
+    """"host:port" of the MQTT broker for the discovery through one."""
     network: MemoryNetwork | None = None
     """For the in-memory discovery."""
 
@@ -40,6 +42,12 @@ def _make_static(settings: DiscoverySettings) -> Discovery:
     return StaticDiscovery(settings.seeds)
 
 
+def _make_mqtt(settings: DiscoverySettings) -> Discovery:
+    from mesh.discovery.mqtt import MqttDiscovery
+
+    return MqttDiscovery(settings.broker)
+
+
 def _make_memory(settings: DiscoverySettings) -> Discovery:
     from mesh.discovery.memory import MemoryDiscovery, MemoryNetwork
 
@@ -49,6 +57,7 @@ def _make_memory(settings: DiscoverySettings) -> Discovery:
 FACTORIES: Mapping[str, Callable[[DiscoverySettings], Discovery]] = {
     "mdns": _make_mdns,
     "static": _make_static,
+    "mqtt": _make_mqtt,
     "memory": _make_memory,
 }
 

@@ -26,7 +26,7 @@ from mesh.gateways.oip_messages import (
     statistics_message,
 )
 from mesh.gateways.oip_stream import InferenceStream
-from mesh.gateways.public_messages import SERVICE, make_pool, method_types
+from mesh.gateways.public_messages import SERVICE, make_pool, method_types, parse_message
 from mesh.gateways.statuses import abort_with
 from mesh.runtime.supervise import Supervisor
 from mesh.wire.options import MAX_METADATA_BYTES
@@ -80,14 +80,12 @@ class OipGrpcServer:
     def _handlers(self) -> dict[str, grpc.RpcMethodHandler[Any, Any]]:
         handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
         for name, (request, response) in method_types().items():
-            coding = {
-                "request_deserializer": request.FromString,
-                "response_serializer": response.SerializeToString,
-            }
+            # Requests come as bytes: what is no message is answered in the protocol's way, not by gRPC's own.
+            coding = {"response_serializer": response.SerializeToString}
             if name == STREAM_METHOD:
                 handlers[name] = grpc.stream_stream_rpc_method_handler(self._stream_infer, **coding)
             else:
-                method = _answering(getattr(self, f"_{_snake_case(name)}"), response)
+                method = _answering(getattr(self, f"_{_snake_case(name)}"), request, response)
                 handlers[name] = grpc.unary_unary_rpc_method_handler(method, **coding)
         return handlers
 
@@ -149,17 +147,19 @@ class OipGrpcServer:
         answer = await self._gateway.infer(request_from_message(request, context.time_remaining(), traceparent))
         return message_from_answer(answer, request)
 
-    async def _stream_infer(self, requests: AsyncIterator[Any], context: Any) -> AsyncIterator[Any]:
+    async def _stream_infer(self, requests: AsyncIterator[bytes], context: Any) -> AsyncIterator[Any]:
         async for response in InferenceStream(self._gateway, self._tasks, context).answers(requests):
             yield response
 
 
-def _answering(method: Callable[[Any, Any], Awaitable[Any]], response: Any) -> Callable[[Any, Any], Awaitable[Any]]:
+def _answering(
+    method: Callable[[Any, Any], Awaitable[Any]], request: Any, response: Any
+) -> Callable[[Any, Any], Awaitable[Any]]:
     """`method` with its errors as statuses; what it tells as a mapping becomes a `response`."""
 
-    async def handle(request: Any, context: Any) -> Any:
+    async def handle(data: bytes, context: Any) -> Any:
         try:
-            told = await method(request, context)
+            told = await method(parse_message(request, data), context)
         except Exception as error:
             await abort_with(context, error)
         return response(**told) if isinstance(told, dict) else told

@@ -13,14 +13,15 @@ from typing import Any
 
 import grpc
 
-from mesh.errors import MeshError
+from mesh.errors import MeshError, UsageError
 from mesh.gateways.contract import trace_context
 from mesh.gateways.inference import InferenceGateway
 from mesh.gateways.oip_messages import message_from_answer, parameter_value, request_from_message
-from mesh.gateways.public_messages import message_class
+from mesh.gateways.public_messages import message_class, parse_message
 from mesh.gateways.statuses import abort_with, line_of, told_of
 from mesh.runtime.supervise import Supervisor
 
+ModelInferRequest = message_class("ModelInferRequest")
 ModelStreamInferResponse = message_class("ModelStreamInferResponse")
 
 MAX_REQUESTS_AT_ONCE = 64
@@ -45,7 +46,7 @@ class InferenceStream:
         self._last_of_sequence: dict[int | str, asyncio.Task[None]] = {}
         """By sequence, the newest request that is not answered yet."""
 
-    async def answers(self, requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
+    async def answers(self, requests: AsyncIterator[bytes]) -> AsyncIterator[Any]:
         """A `ModelStreamInferResponse` for each of `requests`."""
         reading = self._tasks.spawn(self._read(requests), "gateway: requests of a stream")
         try:
@@ -57,17 +58,19 @@ class InferenceStream:
             reading.cancel()
             await asyncio.gather(reading, return_exceptions=True)
 
-    async def _read(self, requests: AsyncIterator[Any]) -> None:
+    async def _read(self, requests: AsyncIterator[bytes]) -> None:
         """Start each request, and tell `answers` of the end when all are answered."""
         room = asyncio.Semaphore(MAX_REQUESTS_AT_ONCE)
         try:
-            async for request in requests:
+            async for data in requests:
                 await room.acquire()
-                task = self._start(request)
+                task = self._start(parse_message(ModelInferRequest, data))
                 task.add_done_callback(lambda _: room.release())
             while self._running:
                 await asyncio.wait(self._running)
             await self._responses.put(None)
+        except UsageError as error:
+            await self._responses.put(error)  # whoever sends bytes that are no message is not talked to any longer
         except (asyncio.InvalidStateError, grpc.aio.BaseError, grpc.RpcError):
             return  # the client hung up, which gRPC tells `answers` as well
         finally:

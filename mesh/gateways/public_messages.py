@@ -12,6 +12,9 @@ from typing import Any
 
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from google.protobuf.descriptor_pool import DescriptorPool
+from google.protobuf.message import DecodeError
+
+from mesh.errors import UsageError
 
 SERVICE = "inference.GRPCInferenceService"
 
@@ -33,6 +36,14 @@ POOL = make_pool()
 def message_class(name: str) -> Any:
     """The class of message `name` of the protocol ("ModelInferRequest")."""
     return message_factory.GetMessageClass(POOL.FindMessageTypeByName(f"inference.{name}"))
+
+
+def parse_message(kind: Any, data: bytes) -> Any:
+    """A message of class `kind`; raises `UsageError` for bytes that are none."""
+    try:
+        return kind.FromString(data)
+    except DecodeError as error:
+        raise UsageError(f"the message is no {kind.DESCRIPTOR.name}: {error}") from None
 
 
 def method_types() -> dict[str, tuple[Any, Any]]:

@@ -106,6 +106,7 @@ OWNS_TASKS: dict[str, str] = {
     "mesh.client.blocking": "the blocking twin keeps the event loop of its mesh in a thread that close() joins",
     "mesh.discovery.combined": "one follower per member, in a TaskGroup that lives as long as the entered context",
     "mesh.engines.child": "its main thread computes; another one hears `terminate`, and ends with the process",
+    "mesh.discovery.mqtt": "one connection, held in a TaskGroup that lives as long as the entered context",
     "mesh.discovery.mdns": "resolving takes round trips; the TaskGroup lives as long as the entered context",
 }
 
