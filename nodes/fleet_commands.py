@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 from mesh.client.mesh_client import Mesh, read_model_file
 from mesh.core.ids import NodeId, check_name, make_name
 from mesh.core.plan import Plan, PlanOptions
-from mesh.errors import MissingExtra, NoNodes
+from mesh.errors import MissingExtra, NoNodes, UsageError
 from mesh.runtime.coordinator import NO_NODES_HINT
 from nodes import render
 from nodes.output import print_json, say
+from nodes.variants import choose_variant, list_variants
 from nodes.wishes import Wishes, make_options
 
 if TYPE_CHECKING:
@@ -105,11 +106,19 @@ async def deploy(
     wishes: Wishes,
     as_json: bool,
 ) -> None:
-    data = await asyncio.to_thread(read_model_file, model)
-    options = options_without_nodes(wishes, data)
     chosen = check_name(name, "deployment") if name is not None else make_name(model.stem, "model")
+    variants = await asyncio.to_thread(list_variants, model)
+    if variants and wishes.plan is not None:
+        raise UsageError("a plan is for one model file", hint=f"name the variant: {variants[0].path}")
+    if not variants:
+        data = await asyncio.to_thread(read_model_file, model)
+        options = options_without_nodes(wishes, data)
     async with connection as mesh:
-        if options is None:
+        if variants:
+            known = await names_of_nodes(mesh)
+            found = await choose_variant(mesh, variants, lambda model: make_options(wishes, model, known), say)
+            data, options = found.data, found.options
+        elif options is None:
             options = make_options(wishes, data, await names_of_nodes(mesh))
         deployment = await mesh.coordinator.deploy(data, chosen, options, say)
         names = await names_of_nodes(mesh)
@@ -120,6 +129,7 @@ async def deploy(
                 "term": deployment.fence.term,
                 "generation": deployment.fence.generation,
                 "plan": plan_document(deployment.plan),
+                **({"variant": found.variant.name} if variants else {}),
             }
         )
         return

@@ -68,7 +68,10 @@ def plan(
 
 @command
 def deploy(
-    model: ModelArgument,
+    model: Annotated[
+        Path,
+        typer.Argument(metavar="MODEL", help="An ONNX model file, or a folder of `mesh optimize`.", show_default=False),
+    ],
     name: Annotated[
         str | None, typer.Option("--name", help="Name of the deployment; default: from the file name.")
     ] = None,
@@ -87,7 +90,7 @@ def deploy(
     coordinator: CoordinatorOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Plan MODEL on the mesh, prove its parts equal the whole, load and activate them."""
+    """Plan MODEL (of a folder the best variant), prove its parts equal the whole, load and activate them."""
     from nodes.fleet_commands import deploy as run
 
     wishes = Wishes(
