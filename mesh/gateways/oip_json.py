@@ -24,6 +24,9 @@ from mesh.gateways.statistics import ModelStatistics
 MAX_NESTING = 64
 """Of lists within lists: above every rank that a tensor may have."""
 
+MAX_LENGTH_DIGITS = 18
+"""Of a length in a header: more than any body has."""
+
 Document = dict[str, Any]
 
 
@@ -52,13 +55,19 @@ def read_document(data: bytes) -> Document:
     return document
 
 
-def split_body(body: bytes, header: str | None) -> tuple[Document, memoryview]:
-    """The JSON document and the bytes after it; `header` is `Inference-Header-Content-Length`. Raises `UsageError`."""
+def json_length(header: str | None, body_bytes: int) -> int:
+    """Bytes of JSON in a body; `header` is `Inference-Header-Content-Length`. Raises `UsageError`."""
     if header is None:
-        return read_document(body), memoryview(b"")
-    if not header.isascii() or not header.isdecimal() or int(header) > len(body):
-        raise UsageError(f"Inference-Header-Content-Length is {header[:40]!r} for a body of {len(body)} bytes")
-    return read_document(body[: int(header)]), memoryview(body)[int(header) :]
+        return body_bytes
+    is_number = header.isascii() and header.isdecimal() and len(header) <= MAX_LENGTH_DIGITS
+    if not is_number or int(header) > body_bytes:
+        raise UsageError(f"Inference-Header-Content-Length is {header[:40]!r} for a body of {body_bytes} bytes")
+    return int(header)
+
+
+def split_body(body: bytes, json_bytes: int) -> tuple[Document, memoryview]:
+    """The JSON document and the bytes after it. Raises `UsageError`."""
+    return read_document(body[:json_bytes]), memoryview(body)[json_bytes:]
 
 
 def request_from_document(

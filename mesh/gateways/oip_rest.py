@@ -28,6 +28,7 @@ from mesh.gateways.oip_grpc import EXTENSIONS
 from mesh.gateways.oip_json import (
     body_of_answer,
     config_document,
+    json_length,
     metadata_document,
     read_document,
     request_from_document,
@@ -136,12 +137,9 @@ class OipRest:
         traceparent = trace_context(request.headers.get("traceparent"))
         with self._body_budget() as budget:
             body = await _receive(request, budget)
-            document, binary = await _maybe_in_thread(
-                len(body) - len(body) // 2, split_body, body, _json_length(request)
-            )
-            asked = await _maybe_in_thread(
-                len(body) - len(binary), request_from_document, name, version, document, binary, traceparent
-            )
+            length = json_length(request.headers.get(JSON_LENGTH_HEADER), len(body))
+            document, binary = await _maybe_in_thread(length, split_body, body, length)
+            asked = await _maybe_in_thread(length, request_from_document, name, version, document, binary, traceparent)
             answer = await self._gateway.infer(asked.request)
         size = sum(len(tensor.data) for _, tensor in answer.outputs)
         content, json_bytes = await _maybe_in_thread(size, body_of_answer, answer, asked)
@@ -169,10 +167,6 @@ class OipRest:
 
 def _model(request: Request) -> tuple[str, str]:
     return request.path_params.get("model", ""), request.path_params.get("version", "")
-
-
-def _json_length(request: Request) -> str | None:
-    return request.headers.get(JSON_LENGTH_HEADER)
 
 
 def _readiness(document: dict[str, Any], is_ready: bool) -> Response:

@@ -190,7 +190,7 @@ async def test_static_seeds_are_told_once_and_stay() -> None:
 
 
 def test_the_table_makes_every_implementation_and_refuses_others() -> None:
-    assert set(FACTORIES) == {"mdns", "static", "memory"}
+    assert set(FACTORIES) == {"mdns", "static", "mqtt", "memory"}
     with pytest.raises(UsageError, match="pigeon"):
         make_discovery(["static", "pigeon"], DiscoverySettings())
     with pytest.raises(UsageError):
