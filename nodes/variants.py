@@ -39,18 +39,16 @@ class ChosenVariant:
 
 
 def list_variants(folder: Path) -> list[Variant]:
-    """The variants that a folder's report offers, none of a file; raises `UsageError` for another kind of folder."""
-    if not folder.is_dir():
-        return []
+    """The variants that a folder's report offers, none where there is none; raises `UsageError` for a broken one."""
     report = folder / REPORT
+    if not report.is_file():
+        return []
     hint = "make one with `mesh optimize MODEL --out FOLDER`, or name a model file"
     try:
         if report.stat().st_size > MAX_REPORT_BYTES:
             raise UsageError(f"{report} is larger than {MAX_REPORT_BYTES >> 10} KiB", hint=hint)
         entries: Any = json.loads(report.read_text(encoding="utf-8"))["offered"]
         variants = [Variant(str(entry["variant"]), folder / _plain(entry["file"])) for entry in entries]
-    except FileNotFoundError:
-        raise UsageError(f"{folder} is a folder without {REPORT}", hint=hint) from None
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise UsageError(f"{report} is no report of `mesh optimize`: {str(error)[:200]}", hint=hint) from None
     if not 0 < len(variants) <= MAX_VARIANTS:

@@ -80,6 +80,6 @@ def test_reports_that_make_no_sense_are_refused(tmp_path: Path, text: str, said:
         list_variants(tmp_path)
 
 
-def test_a_folder_without_a_report_is_told(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="a folder without"):
-        list_variants(tmp_path)
+def test_a_file_and_a_folder_without_a_report_have_no_variants(tmp_path: Path) -> None:
+    (tmp_path / "model.onnx").write_bytes(b"model")
+    assert list_variants(tmp_path) == list_variants(tmp_path / "model.onnx") == list_variants(tmp_path / "none") == []
