@@ -133,7 +133,11 @@ def test_times_scale(seed: int, objective: Objective) -> None:
                 for v in space.variants
             ),
             codecs=tuple(
-                dataclasses.replace(c, byte_seconds={node: 4 * s for node, s in c.byte_seconds.items()})
+                dataclasses.replace(
+                    c,
+                    byte_seconds={node: 4 * s for node, s in c.byte_seconds.items()},
+                    read_byte_seconds={node: 4 * s for node, s in c.read_byte_seconds.items()},
+                )
                 for c in space.codecs
             ),
         ),
