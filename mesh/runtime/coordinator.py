@@ -126,9 +126,9 @@ class Coordinator:
         deploying = _load_deploying()
         async with self._turn(progress):
             costs = await self._open_costs(progress)
-            nodes = await self.answered()
-            planned = await deploying.make_plan(nodes, model, options, costs, progress)
-            return await self._put_in_force(nodes, planned, name, "", progress)
+            planned = await deploying.make_plan(await self.answered(), model, options, costs, progress)
+            # Asked again: nodes have finished measuring themselves meanwhile, and others may have repaired what runs.
+            return await self._put_in_force(await self.answered(), planned, name, "", progress)
 
     async def replace(self, old: Deployment, planned: Planned, cause: str, progress: Progress) -> Deployment | None:
         """Put another plan of the same model in force, beside `old` and then in its place, for the reason `cause`.

@@ -29,6 +29,7 @@ from mesh.errors import (
     Infeasible,
     MeshError,
     ModelInvalid,
+    NodeLost,
     NoNodes,
     UsageError,
     VerificationFailed,
@@ -190,6 +191,9 @@ async def activate(
     """
     plan, parts = await _cut_and_prove(planned, progress, feeds)
     by_id = {node.view.capabilities.node_id: node for node in nodes}
+    for device in plan.devices:
+        if device not in by_id:
+            raise NodeLost(f"node {device[:8]} went away while the model was planned for it", hint="deploy it again")
     allowed = [node for node in nodes if plan.limits.allows(node.view.capabilities.node_id)]
     standbys = choose_standbys(
         plan, [_able(allowed, len(parts[sha256]), plan, index) for index, sha256 in enumerate(_contents(plan))]
