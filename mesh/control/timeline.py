@@ -7,6 +7,7 @@ the same time lies on lanes (its threads): frames that wait, frames that are com
 from __future__ import annotations
 
 import heapq
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -96,23 +97,41 @@ def _part_events(span: TimedSpan, pid: int, tid: int, origin: float) -> Iterator
     total = sum(part.seconds for part in span.parts)
     if total <= 0:
         return
-    stretch = max(0.0, span.ended - span.started) / total
-    done = 0.0
+    started, ended = _interval(span, origin)
+    done, at = 0.0, started
     for part in span.parts:
+        done += part.seconds
+        until = started + round(min(1.0, done / total) * (ended - started))
         yield {
             "ph": "X",
             "name": part.name,
             "cat": PART_CATEGORY,
             "pid": pid,
             "tid": tid,
-            "ts": round((span.started - origin + done * stretch) * 1e6, 3),
-            "dur": round(part.seconds * stretch * 1e6, 3),
+            "ts": _microseconds(at),
+            "dur": _microseconds(until - at),
             "args": {"profiled_us": round(part.seconds * 1e6, 3)},
         }
-        done += part.seconds
+        at = until
+
+
+def _interval(span: TimedSpan, origin: float) -> tuple[int, int]:
+    """Nanoseconds since `origin`; a span that ends before it begins takes no time.
+
+    Viewers count whole ones, and leave out what overlaps on a lane by one of them: so ends are rounded, not lengths.
+    """
+    started = round((span.started - origin) * 1e9)
+    return started, max(started, round((span.ended - origin) * 1e9))
+
+
+def _microseconds(nanoseconds: int) -> float:
+    """As a number that gives `nanoseconds` again, whether its reader rounds or cuts off."""
+    value = nanoseconds / 1000
+    return value if int(value * 1000) == nanoseconds else math.nextafter(value, math.inf)
 
 
 def _event(span: TimedSpan, pid: int, tid: int, origin: float) -> Event:
+    started, ended = _interval(span, origin)
     told: dict[str, Any] = {"sequence": span.sequence}
     if span.stream is not None:
         told["stream"] = f"{span.stream:016x}"
@@ -124,7 +143,7 @@ def _event(span: TimedSpan, pid: int, tid: int, origin: float) -> Event:
         "cat": span.row,
         "pid": pid,
         "tid": tid,
-        "ts": round((span.started - origin) * 1e6, 3),
-        "dur": round(max(0.0, span.ended - span.started) * 1e6, 3),
+        "ts": _microseconds(started),
+        "dur": _microseconds(ended - started),
         "args": told,
     }

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -76,3 +78,32 @@ def test_parts_fill_their_span_in_order_on_its_lane() -> None:
 def test_parts_without_time_are_left_out() -> None:
     span = TimedSpan("compute", "compute 0", 2.0, 2.8, 10, 0, parts=(TimedPart("conv", 0.0),))
     assert [each.get("cat") for each in make_timeline([TimedProcess("a", (span,))]) if each["ph"] == "X"] == ["compute"]
+
+
+KERNELS = st.lists(st.floats(1e-9, 1e-3), min_size=1, max_size=6)
+SPANS = st.lists(st.tuples(st.floats(0.0, 2.0), st.floats(1e-7, 1e-2), KERNELS), min_size=1, max_size=8)
+
+
+@pytest.mark.parametrize("read", [int, round])
+@settings(deadline=None, max_examples=100)
+@given(drawn=SPANS)
+def test_spans_and_their_parts_nest_in_whole_nanoseconds(
+    read: Callable[[float], int], drawn: list[tuple[float, float, list[float]]]
+) -> None:
+    """Viewers leave out what overlaps on a lane without nesting, be it by a nanosecond."""
+    origin = 86_400.0  # of a monotonic clock
+    spans = []
+    for at, took, kernels in drawn:
+        parts = tuple(TimedPart("kernel", seconds) for seconds in kernels)
+        spans.append(TimedSpan("compute", "compute", origin + at, origin + at + took, 1, 0, parts=parts))
+    ends = dict[int, list[int]]()
+    """By lane, of what is open; the innermost last."""
+    for event in make_timeline([TimedProcess("a", tuple(spans))]):
+        if event["ph"] == "X":
+            started = read(event["ts"] * 1000)
+            ended = started + read(event["dur"] * 1000)
+            around = ends.setdefault(event["tid"], [])
+            while around and around[-1] <= started:
+                around.pop()
+            assert not around or ended <= around[-1]
+            around.append(ended)
