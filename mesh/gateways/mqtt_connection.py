@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import aiomqtt
+from paho.mqtt.enums import MQTTErrorCode
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
@@ -56,7 +57,10 @@ class Broker:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """A message that came in. `acknowledge` it when it is answered or its drop was told."""
+    """A message that came in. `acknowledge` it when it is answered or its drop was told.
+
+    That returns False where the connection it came by is gone: at QoS 1 the broker then sends it again.
+    """
 
     topic: str
     payload: bytes
@@ -65,7 +69,9 @@ class Sample:
     response_topic: str
     correlation: bytes
     traceparent: str
-    acknowledge: Callable[[], None]
+    acknowledge: Callable[[], bool]
+    packet_id: int = 0
+    """At QoS 1 the same one when the broker sends a message again."""
 
 
 class ManualAcknowledgement:
@@ -74,11 +80,17 @@ class ManualAcknowledgement:
     def __init__(self, client: aiomqtt.Client) -> None:
         self._paho: Any = client._client  # aiomqtt 2 offers no other way
         self._paho.manual_ack_set(True)
+        self._is_over = False
 
-    def acknowledge(self, message: aiomqtt.Message) -> None:
-        """Nothing happens where the connection is gone: the broker sends the message again to the next one."""
-        if message.qos:
-            self._paho.ack(message.mid, message.qos)
+    def end(self) -> None:
+        """The connection is gone, or about to be."""
+        self._is_over = True
+
+    def acknowledge(self, message: aiomqtt.Message) -> bool:
+        """False, and nothing happens, where the connection is gone: the broker sends the message to the next one."""
+        if self._is_over:
+            return False
+        return not message.qos or self._paho.ack(message.mid, message.qos) == MQTTErrorCode.MQTT_ERR_SUCCESS
 
 
 class MqttConnection:
@@ -132,6 +144,7 @@ class MqttConnection:
                 yield client
             finally:
                 self._client = None
+                acknowledgement.end()
                 with contextlib.suppress(aiomqtt.MqttError):  # the broker's own word follows where this is lost
                     await client.publish(self._topics.state, OFFLINE, qos=1, retain=True, timeout=1.0)
 
@@ -173,6 +186,7 @@ class MqttConnection:
                 getattr(told, "CorrelationData", b""),
                 str(user.get("traceparent", "")),
                 lambda: acknowledgement.acknowledge(message),
+                message.mid,
             )
         )
 

@@ -5,6 +5,9 @@ answered, messages of QoS 0 are dropped, the oldest first, which is told on its 
 and at the broker, which sends no more than it has acknowledgements for. A message of QoS 1 is acknowledged when its
 results, its error or its drop have reached the broker; until then a gateway that is killed gets it again.
 
+A message that comes again after a lost connection must not enter its source's window twice: what was made of it is
+kept until then (`mqtt_redelivery`), and told, or found to be told already.
+
 Made by `mesh pipeline run`, which hands in what processes a message.
 """
 
@@ -21,6 +24,7 @@ from dataclasses import dataclass, field
 from mesh.errors import MeshError, NodeLost, NotFound, Overloaded, Refused
 from mesh.gateways.contract import trace_context
 from mesh.gateways.mqtt_connection import Broker, MqttConnection, Sample
+from mesh.gateways.mqtt_redelivery import Redelivery, Told
 from mesh.gateways.mqtt_topics import ONLINE, Topics, home_assistant_device
 from mesh.gateways.statuses import line_of, told_of
 from mesh.runtime.supervise import Supervisor
@@ -76,11 +80,12 @@ class MqttGateway:
         self._home_assistant = home_assistant
         self._ready_topic = f"{home_assistant}/status" if home_assistant else ""
         subscriptions = (topics.samples, *([self._ready_topic] if home_assistant else []))
-        self._connection = MqttConnection(broker, topics, subscriptions, self._take, self._announce_known, say)
+        self._connection = MqttConnection(broker, topics, subscriptions, self._take, self._begin_connection, say)
         self._working: dict[tuple[str, str], _Source] = {}
         self._announced: dict[tuple[str, str], str] = {}
         """Sources that Home Assistant knows of, with the kind of their pipeline's output."""
         self._waiting_bytes = 0
+        self._redelivery = Redelivery()
         self._number = 0
         self._run_id = secrets.token_hex(4)
         """Numbers begin anew with each run, and ids must not."""
@@ -120,7 +125,8 @@ class MqttGateway:
             self._waiting_bytes -= len(dropped.payload)
             self.counted["dropped: overflow"] += 1
             error = Overloaded("dropped: the source sends faster than it is answered")
-            self._tasks.spawn(self._refuse(key, dropped, error), "MQTT gateway: a drop is told")
+            told = [self._error(key, error)]
+            self._tasks.spawn(self._deliver(key, dropped, told), "MQTT gateway: a drop is told")
 
     def _overflow(self, waiting: deque[Sample]) -> Sample | None:
         """The oldest message of QoS 0 that is one too many, taken out; of QoS 1 only where there is no room at all."""
@@ -142,6 +148,14 @@ class MqttGateway:
             del self._working[key]
 
     async def _answer(self, key: tuple[str, str], sample: Sample) -> None:
+        told = self._redelivery.recall(key, sample)
+        if told is None:
+            told = await self._judge(key, sample)
+        else:
+            self.counted["came again"] += 1
+        await self._deliver(key, sample, told)
+
+    async def _judge(self, key: tuple[str, str], sample: Sample) -> list[Told]:
         pipeline, source = key
         try:
             served = self._pipelines.get(pipeline)
@@ -153,22 +167,31 @@ class MqttGateway:
             traceparent = trace_context(sample.traceparent)
             results = await served.process(source, sample.payload, f"{self._run_id}-{self._number}", traceparent)
         except Exception as error:  # whatever it is, it ends this message alone
-            await self._refuse(key, sample, told_of(error))
-            return
+            return [self._error(key, told_of(error))]
+        return [(self._topics.result(pipeline, source), result) for result in results]
+
+    async def _deliver(self, key: tuple[str, str], sample: Sample, told: list[Told]) -> None:
+        """Publish what is `told` of a message, and acknowledge it; or keep for when it comes again what was not."""
+        published = 0
+        result_topic = self._topics.result(*key)
         try:
-            await self._introduce(key, served.output_kind)
-            for result in results:
-                await self._tell(sample, self._topics.result(pipeline, source), result)
-                self.counted["results"] += 1
+            for topic, document in told:
+                if topic == result_topic:
+                    await self._introduce(key, self._pipelines[key[0]].output_kind)
+                await self._tell(sample, topic, document)
+                published += 1
+                self.counted["results"] += topic == result_topic
         except NodeLost:
             self.counted["unpublished"] += 1
+            self._redelivery.keep(key, sample, told[published:])
             return  # not acknowledged: the broker sends it again
-        sample.acknowledge()
+        if not sample.acknowledge():
+            self._redelivery.keep(key, sample, [])
 
     # Out ------------------------------------------------------------------------------------------
 
-    async def _refuse(self, key: tuple[str, str], sample: Sample, error: MeshError) -> None:
-        """Tell why a message has no result, and count it."""
+    def _error(self, key: tuple[str, str], error: MeshError) -> Told:
+        """What is told of a message that has no result, which is counted."""
         self.counted[f"error: {error.code}"] += 1
         document = {
             "pipeline": key[0],
@@ -176,13 +199,7 @@ class MqttGateway:
             "ts": time.time(),
             "error": {"code": error.code, "message": line_of(error)},
         }
-        try:
-            told = json.dumps(document).encode()
-            await self._tell(sample, self._topics.error(*key), told)
-        except NodeLost:
-            self.counted["unpublished"] += 1
-            return
-        sample.acknowledge()
+        return self._topics.error(*key), json.dumps(document).encode()
 
     async def _tell(self, sample: Sample, topic: str, document: bytes) -> None:
         """As surely as the message itself came: a word of the broker on each would slow what may be lost anyway."""
@@ -196,6 +213,10 @@ class MqttGateway:
             topic, message = home_assistant_device(self._topics, self._home_assistant, *key, kind)
             await self._connection.publish(topic, message, is_retained=True)
             self._announced[key] = kind
+
+    async def _begin_connection(self) -> None:
+        self._redelivery.begin_connection()
+        await self._announce_known()
 
     async def _announce_known(self) -> None:
         """After each connect: the broker may have forgotten."""

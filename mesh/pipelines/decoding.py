@@ -17,6 +17,7 @@ import numpy as np
 
 from mesh.arrays import Array
 from mesh.client.sources.audio import MAX_CHANNELS, PcmFormat
+from mesh.client.sources.wav import UNKNOWN_LENGTH
 from mesh.errors import SourceUnreadable
 from mesh.pipelines.pipeline_file import SourceRule
 
@@ -66,8 +67,11 @@ def _decode_audio(rule: SourceRule, payload: bytes) -> Array:
             with wave.open(io.BytesIO(payload)) as file:
                 pcm = PcmFormat(file.getframerate(), file.getnchannels(), file.getsampwidth())
                 data = file.readframes(min(file.getnframes(), MAX_PAYLOAD_BYTES))
+                told_bytes = file.getnframes() * pcm.frame_bytes
         except (wave.Error, EOFError, ValueError, ArithmeticError, OSError) as error:
             raise SourceUnreadable(f"the message is no whole WAV file: {error}") from None
+        if len(data) < told_bytes < UNKNOWN_LENGTH:
+            raise SourceUnreadable(f"the WAV file ends {told_bytes - len(data)} bytes before the end of its samples")
         if pcm.sample_rate_hz != rule.rate_hz:
             raise SourceUnreadable(f"the WAV file has {pcm.sample_rate_hz} samples a second, {rule.rate_hz:g} are due")
         if not 1 <= pcm.channels <= MAX_CHANNELS or pcm.width not in (1, 2, 3, 4):
@@ -104,9 +108,11 @@ def _decode_json(rule: SourceRule, payload: bytes, now_unix_s: float) -> Samples
         told = point(document, rule.time)
         if isinstance(told, bool) or not isinstance(told, int | float):
             raise SourceUnreadable(f"{rule.time} is {str(told)[:40]!r}, no unix time in seconds")
-        if abs(told - now_unix_s) > MAX_CLOCK_ERROR_S:
+        # Without subtracting: a whole number may be too large for a float.
+        if not now_unix_s - MAX_CLOCK_ERROR_S <= told <= now_unix_s + MAX_CLOCK_ERROR_S:
             raise SourceUnreadable(
-                f"{rule.time} is {told}, more than a week from now", hint="set the sensor's clock; the unit is seconds"
+                f"{rule.time} is {str(told)[:40]}, more than a week from now",
+                hint="set the sensor's clock; the unit is seconds",
             )
         time_s = float(told)
     return Samples(values, time_s)

@@ -28,6 +28,7 @@ class PlayedConnection:
     on_sample: Callable[[Sample], None]
     on_connected: Callable[[], Awaitable[None]]
     is_up: bool = True
+    connection: int = 0
     published: list[tuple[str, Any, bool, bytes]] = field(default_factory=list)
     acknowledged: list[str] = field(default_factory=list)
 
@@ -43,7 +44,21 @@ class PlayedConnection:
 
     def send(self, topic: str, payload: bytes, **more: Any) -> None:
         told = {"qos": 1, "is_retained": False, "response_topic": "", "correlation": b"", "traceparent": "", **more}
-        self.on_sample(Sample(topic, payload, acknowledge=lambda: self.acknowledged.append(payload.decode()), **told))
+        connection = self.connection
+
+        def acknowledge() -> bool:
+            if connection == self.connection and self.is_up:
+                self.acknowledged.append(payload.decode())
+                return True
+            return False
+
+        self.on_sample(Sample(topic, payload, acknowledge=acknowledge, **told))
+
+    async def reconnect(self) -> None:
+        """What came by the connection before this one can no longer be acknowledged."""
+        self.is_up = True
+        self.connection += 1
+        await self.on_connected()
 
     def topics(self) -> list[str]:
         return [topic for topic, _, _, _ in self.published]
@@ -54,6 +69,7 @@ class Running:
     gateway: MqttGateway
     connection: PlayedConnection
     gate: asyncio.Event
+    processed: list[bytes]
 
 
 @pytest.fixture
@@ -67,9 +83,11 @@ async def running(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Running]:
     monkeypatch.setattr(mqtt_gateway, "MqttConnection", make)
     gate = asyncio.Event()
     gate.set()
+    processed: list[bytes] = []
 
     async def process(source: str, payload: bytes, identifier: str, traceparent: str) -> list[bytes]:
         await gate.wait()
+        processed.append(payload)
         if payload == b"broken":
             raise SourceUnreadable("the message is broken")
         if payload == b"bug":
@@ -80,7 +98,7 @@ async def running(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Running]:
         broker = Broker("x", 1, False, "id")
         gateway = MqttGateway(broker, TOPICS, {"p": Served(process, "labels")}, tasks, print, "homeassistant")
         task = tasks.spawn(gateway.run(), "gateway")
-        yield Running(gateway, made[0], gate)
+        yield Running(gateway, made[0], gate, processed)
         task.cancel()
 
 
@@ -179,6 +197,36 @@ async def test_nothing_is_acknowledged_that_the_broker_did_not_take(running: Run
     running.connection.is_up = True
     running.connection.send("mesh/in/p/cam", b"one")  # as the broker does
     await until(lambda: running.connection.acknowledged == ["one"])
+
+
+@pytest.mark.parametrize(("payload", "topic"), [(b"one", "mesh/out/p/mic"), (b"broken", "mesh/error/p/mic")])
+async def test_what_could_not_be_told_is_told_when_the_message_comes_again(
+    running: Running, payload: bytes, topic: str
+) -> None:
+    running.connection.is_up = False
+    running.connection.send("mesh/in/p/mic", payload, packet_id=5)
+    await until(lambda: running.gateway.counted["unpublished"] == 1)
+    await running.connection.reconnect()
+    running.connection.send("mesh/in/p/mic", payload, packet_id=5)
+    await until(lambda: running.connection.acknowledged == [payload.decode()])
+    assert running.processed == [payload], "its samples are in the window already"
+    assert running.connection.topics().count(topic) == 1
+    running.connection.send("mesh/in/p/mic", payload, packet_id=6)
+    await until(lambda: len(running.connection.acknowledged) == 2)
+    assert running.processed == [payload, payload], "the same bytes in another message"
+
+
+async def test_what_was_told_by_the_next_connection_is_only_acknowledged_when_it_comes_again(running: Running) -> None:
+    running.gate.clear()
+    for number in range(3):
+        running.connection.send("mesh/in/p/mic", b"%d" % number, packet_id=number)
+    await running.connection.reconnect()
+    for number in range(3):
+        running.connection.send("mesh/in/p/mic", b"%d" % number, packet_id=number)
+    running.gate.set()
+    await until(lambda: running.connection.acknowledged == ["0", "1", "2"])
+    assert running.processed == [b"0", b"1", b"2"]
+    assert running.connection.topics().count("mesh/out/p/mic") == 3
 
 
 async def test_a_message_that_completes_no_window_is_acknowledged(running: Running) -> None:

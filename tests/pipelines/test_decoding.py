@@ -49,6 +49,24 @@ def test_packed_floats_come_back(rows: list[tuple[float, ...]]) -> None:
     np.testing.assert_array_equal(values_of(PACKED, array.tobytes()), array)
 
 
+@given(st.integers(1, 99))
+def test_a_wav_chunk_that_is_cut_off_is_refused(missing: int) -> None:
+    with pytest.raises(SourceUnreadable):
+        values_of(AUDIO, wav(range(50))[:-missing])
+
+
+def test_a_wav_chunk_may_not_know_its_length() -> None:
+    for length in (b"\xff\xff\xff\xff", b"\xff\xff\xff\x7f"):
+        streamed = bytearray(wav(range(50)))
+        streamed[40:44] = length
+        assert len(values_of(AUDIO, bytes(streamed))) == 50
+
+
+def test_a_time_that_no_float_holds_is_refused() -> None:
+    with pytest.raises(SourceUnreadable, match="/ts is 1000"):
+        values_of(JSON, b'{"values": [1, 2], "ts": 1' + b"0" * 400 + b"}")
+
+
 def test_json_has_rows_and_a_time() -> None:
     found = decode_samples(JSON, json.dumps({"ts": NOW - 5, "values": [[1, 2], [3, 4.5]]}).encode(), NOW)
     assert found.first_time_s == NOW - 5
