@@ -178,7 +178,7 @@ BUGS = (
     bug(
         "unbounded/unread-bytes",
         "mesh/runtime/edge_receiver.py",
-        "is_too_much = self._waiting_bytes > 0 and self._waiting_bytes + size_bytes > MAX_UNREAD_BYTES",
+        "is_too_much = min(self._waiting_bytes, size_bytes) > 0 and self._waiting_bytes + size_bytes > MAX_UNREAD_BYTES",
         "is_too_much = False",
         VIOLATION_TESTS,
     ),

@@ -65,15 +65,15 @@ class _Path:
 
 
 class ClientStream:
-    """See the module. `window` is the number of frames in flight."""
+    """See the module. `window` is the number of frames in flight; `answer_bytes` as `FrameWindow` takes it."""
 
-    def __init__(self, options: StreamOptions, window: int) -> None:
+    def __init__(self, options: StreamOptions, window: int, answer_bytes: int | None = 0) -> None:
         self.options = options
         self.counters = StreamCounters()
         self.error: MeshError | None = None
         """What broke the stream for good; told to the consumer after the last answer."""
         self._is_live = options.stream_class is StreamClass.LIVE
-        self._window = FrameWindow(window)
+        self._window = FrameWindow(window, answer_bytes)
         self._next_sequence = 0
         self._unanswered: dict[int, _Held] = {}
         self._queue: deque[int] = deque()
@@ -331,6 +331,8 @@ class ClientStream:
             self._release(sequence)
             return
         self.counters.heard(now)
+        if frame.outcome is Outcome.OK:
+            self._window.learn(frame.payload_bytes)
         latency_s = now - self._unanswered[sequence].offered_at
         self._settle(Answer(sequence, frame.outcome, frame.tensors, frame.error, latency_s, frame.hops))
 

@@ -23,6 +23,11 @@ MAX_CREDIT_BYTES = 1 << 31
 """No edge may be granted more: a larger number is a broken or hostile peer."""
 
 
+MAX_UNREAD_BYTES = 64 << 20
+"""Answers that wait for one consumer: one that does not read may not fill the memory of a small device, whatever its
+window. Clients that know how large answers are keep fewer frames in flight. One answer may be larger."""
+
+
 CREDIT_SHARE = 4
 """Credits go back a quarter of the limit at a time: a message per frame is a write and a wake-up at both ends.
 Where less than that is outstanding the next frame may go whatever its size, so that nobody waits for a credit which is
@@ -90,11 +95,28 @@ class ReceiveWindow:
 class FrameWindow:
     """Frames of one stream that were sent and are not yet taken as answers by the consumer."""
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int, answer_bytes: int | None = 0) -> None:
+        """`size` frames, and no more than answers of `answer_bytes` fit into `MAX_UNREAD_BYTES`, though always one.
+
+        None where only an answer will tell: until then one frame is sent.
+        """
         if size < 1:
             raise ProtocolViolation(f"a window of {size} frames cannot move")
         self.size = size
+        self.room = size
+        """Frames at most; fewer than `size` where answers are large."""
+        self._answer_bytes = 0
+        if answer_bytes is None:
+            self.room = 1
+        else:
+            self.learn(answer_bytes)
         self._unanswered: set[int] = set()
+
+    def learn(self, answer_bytes: int) -> None:
+        """An answer is so large; the largest one counts."""
+        if answer_bytes > self._answer_bytes or not self._answer_bytes:
+            self._answer_bytes = answer_bytes
+            self.room = max(1, min(self.size, MAX_UNREAD_BYTES // max(1, answer_bytes)))
 
     def __len__(self) -> int:
         return len(self._unanswered)
@@ -104,7 +126,7 @@ class FrameWindow:
 
     @property
     def is_open(self) -> bool:
-        return len(self._unanswered) < self.size
+        return len(self._unanswered) < self.room
 
     @property
     def unanswered(self) -> tuple[int, ...]:
@@ -113,7 +135,7 @@ class FrameWindow:
     def enter(self, sequence: int) -> None:
         """Frame `sequence` is in flight from now on."""
         if not self.is_open:
-            raise ProtocolViolation(f"the window of {self.size} frames is full")
+            raise ProtocolViolation(f"the window of {self.room} frames is full")
         if sequence in self._unanswered:
             raise ProtocolViolation(f"frame {sequence} is in flight already")
         self._unanswered.add(sequence)

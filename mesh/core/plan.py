@@ -236,6 +236,12 @@ class Deployment:
     """Why this generation replaced the one before it, in words; empty where somebody deployed it."""
 
     @property
+    def answer_bytes(self) -> int | None:
+        """Of one answer's tensors; None where the model does not say."""
+        sizes = [spec.nominal_bytes() if spec.is_fixed else None for spec in self.outputs]
+        return None if None in sizes else sum(size or 0 for size in sizes)
+
+    @property
     def head(self) -> NodeId:
         return self.plan.stages[0].devices[0]
 

@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Protocol
 
-from mesh.control.flow import ReceiveWindow
+from mesh.control.flow import MAX_UNREAD_BYTES, ReceiveWindow
 from mesh.control.timing import HANDSHAKE_TIMEOUT_S, HEARTBEAT_INTERVAL_S, Liveness
 from mesh.core.coding import RAW
 from mesh.core.frame import Frame
@@ -39,10 +39,6 @@ from mesh.runtime.edge_coding import decode_frame, is_coded, tensor_bytes
 from mesh.runtime.edge_sender import Link
 from mesh.runtime.stage import MAX_QUEUED_FRAMES, Stage
 from mesh.wire.frame_codec import MAX_FRAMES_PER_MESSAGE
-
-MAX_UNREAD_BYTES = 64 << 20
-"""Answers that wait for one consumer. Its window bounds their number; a consumer that does not read may not
-fill the memory of a small device all the same. One answer may be larger."""
 
 EDGE_CREDIT_BYTES = 8 << 20
 """Unconsumed bytes per edge: a few frames of the usual 0.1-2 MB activations; larger frames go one at a time."""
@@ -81,7 +77,8 @@ class _Outgoing:
 
     def put(self, message: Message) -> None:
         size_bytes = message.payload_bytes if isinstance(message, Frame) else 0
-        is_too_much = self._waiting_bytes > 0 and self._waiting_bytes + size_bytes > MAX_UNREAD_BYTES
+        # One large answer may be on its way: what has no payload, as a heartbeat, waits behind it.
+        is_too_much = min(self._waiting_bytes, size_bytes) > 0 and self._waiting_bytes + size_bytes > MAX_UNREAD_BYTES
         if self._overflowed.is_set() or len(self._messages) >= self._capacity or is_too_much:
             self._messages.clear()
             self._overflowed.set()

@@ -81,7 +81,8 @@ class FrameSource:
         self._now = now
         self._stream = secrets.randbits(63)
         self._tensors = tuple(made_up_tensor(spec) for spec in stage.deployment.inputs)
-        self._window = FrameWindow(request.window or max(1, stage.deployment.plan.window))
+        window = request.window or max(1, stage.deployment.plan.window)
+        self._window = FrameWindow(window, stage.deployment.answer_bytes)
         self._sent_at: dict[int, float] = {}
         self._next_sequence = 0
         self._interval_s = 1 / request.rate_per_s if request.rate_per_s else 0.0
@@ -228,6 +229,7 @@ class FrameSource:
             self._fail(frame.error or RunFailed(said))
             return
         now = self._now()
+        self._window.learn(frame.payload_bytes)
         self._window.answered(frame.sequence)
         self._meter.add(now, now - sent_at, frame.hops)
         if not self._interval_s:

@@ -74,7 +74,8 @@ class FrameStream:
         self._tasks = tasks
         self._recover = recover
         self._now = now
-        self._control = ClientStream(options, options.window or max(1, deployment.plan.window))
+        window = options.window or max(1, deployment.plan.window)
+        self._control = ClientStream(options, window, deployment.answer_bytes)
         self._paths: dict[int, StreamPath] = {}
         self._lost: MeshError | None = None
         """Why there is no path; None while there is one."""

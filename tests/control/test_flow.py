@@ -8,7 +8,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mesh.control.flow import CREDIT_SHARE, MAX_CREDIT_BYTES, FrameWindow, Inbox, ReceiveWindow, SendWindow
+from mesh.control.flow import (
+    CREDIT_SHARE,
+    MAX_CREDIT_BYTES,
+    MAX_UNREAD_BYTES,
+    FrameWindow,
+    Inbox,
+    ReceiveWindow,
+    SendWindow,
+)
 from mesh.errors import ProtocolViolation
 
 LIMIT = 100
@@ -128,6 +136,22 @@ def test_a_frame_window_is_a_bounded_set(size: int, turns: list[tuple[bool, int]
                 (window.enter if enters else window.answered)(sequence)
         assert (window.unanswered, len(window), window.is_open) == (tuple(sorted(model)), len(model), len(model) < size)
         assert (sequence in window) == (sequence in model)
+
+
+@pytest.mark.parametrize(
+    ("answer_bytes", "room"), [(0, 8), (1, 8), (MAX_UNREAD_BYTES // 3, 3), (MAX_UNREAD_BYTES + 1, 1), (None, 1)]
+)
+def test_large_answers_make_a_window_smaller(answer_bytes: int | None, room: int) -> None:
+    window = FrameWindow(8, answer_bytes)
+    assert window.room == room
+    for sequence in range(room):
+        window.enter(sequence)
+    with pytest.raises(ProtocolViolation, match=f"window of {room} frames"):
+        window.enter(room)
+    window.learn(MAX_UNREAD_BYTES // 2)
+    assert window.room == min(room if answer_bytes is not None else 2, 2)
+    window.learn(1)
+    assert window.room <= 2, "the largest answer counts"
 
 
 @pytest.mark.parametrize("size", [0, -1])
