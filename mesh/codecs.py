@@ -112,7 +112,7 @@ def encode_tensor(tensor: Tensor, codec: str) -> Tensor:
 def decode_tensor(coded: CodedTensor, name: str = "?") -> Tensor:
     """The tensor that was encoded. Raises `ProtocolViolation` for bytes that are not what the header says."""
     coding, count = coded.coding, coded.element_count
-    item_bytes = _plain_item_bytes(coded)
+    item_bytes = coding.item_bytes(coded.dtype)
     data: memoryview | bytes = coded.data
     if coding.is_packed:
         data = _unpack(coded, count, item_bytes, name)
@@ -126,10 +126,6 @@ def decode_tensor(coded: CodedTensor, name: str = "?") -> Tensor:
         else _from_bytes(np.frombuffer(data, np.uint8), coded.scale, coded.zero_point)
     )
     return from_array(flat.reshape(coded.shape), name)
-
-
-def _plain_item_bytes(coded: CodedTensor) -> int:
-    return {Coding.FLOAT16: 2, Coding.INT8: 1}.get(coded.coding.plain, coded.dtype.item_bytes)
 
 
 # Losing -------------------------------------------------------------------------------------------
@@ -236,7 +232,7 @@ def _pack(tensor: Tensor) -> CodedTensor | None:
     coding, scale, zero_point = Coding.RAW, 0.0, 0
     if isinstance(tensor, CodedTensor):
         coding, scale, zero_point = tensor.coding, tensor.scale, tensor.zero_point
-    item_bytes = {Coding.FLOAT16: 2, Coding.INT8: 1}.get(coding, tensor.dtype.item_bytes)
+    item_bytes = coding.item_bytes(tensor.dtype)
     data: memoryview | Array = tensor.data
     if item_bytes > 1:
         data = np.ascontiguousarray(np.frombuffer(tensor.data, np.uint8).reshape(-1, item_bytes).T)

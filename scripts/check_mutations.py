@@ -178,8 +178,8 @@ BUGS = (
     bug(
         "unbounded/unread-bytes",
         "mesh/runtime/edge_receiver.py",
-        "is_too_much = min(self._waiting_bytes, size_bytes) > 0 and self._waiting_bytes + size_bytes > MAX_UNREAD_BYTES",
-        "is_too_much = False",
+        "min(self._waiting_bytes, size_bytes) > 0 and self._waiting_bytes + size_bytes > MAX_UNREAD_BYTES",
+        "False",
         VIOLATION_TESTS,
     ),
     bug(

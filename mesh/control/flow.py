@@ -27,6 +27,9 @@ MAX_UNREAD_BYTES = 64 << 20
 """Answers that wait for one consumer: one that does not read may not fill the memory of a small device, whatever its
 window. Clients that know how large answers are keep fewer frames in flight. One answer may be larger."""
 
+FRAMES_OF_UNKNOWN_ANSWERS = 4
+"""In flight until the first answer tells how large it is: enough to fill a few stages, and room for 16 MiB each."""
+
 
 CREDIT_SHARE = 4
 """Credits go back a quarter of the limit at a time: a message per frame is a write and a wake-up at both ends.
@@ -98,7 +101,7 @@ class FrameWindow:
     def __init__(self, size: int, answer_bytes: int | None = 0) -> None:
         """`size` frames, and no more than answers of `answer_bytes` fit into `MAX_UNREAD_BYTES`, though always one.
 
-        None where only an answer will tell: until then one frame is sent.
+        None where only an answer will tell: until then as many as `FRAMES_OF_UNKNOWN_ANSWERS`.
         """
         if size < 1:
             raise ProtocolViolation(f"a window of {size} frames cannot move")
@@ -107,7 +110,7 @@ class FrameWindow:
         """Frames at most; fewer than `size` where answers are large."""
         self._answer_bytes = 0
         if answer_bytes is None:
-            self.room = 1
+            self.room = min(size, FRAMES_OF_UNKNOWN_ANSWERS)
         else:
             self.learn(answer_bytes)
         self._unanswered: set[int] = set()

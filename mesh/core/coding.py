@@ -10,7 +10,7 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass
 
-from mesh.core.tensor import Tensor
+from mesh.core.tensor import DType, Tensor
 
 RAW = "raw"
 """The codec that everybody speaks: tensors as they are."""
@@ -43,6 +43,10 @@ class Coding(enum.IntEnum):
     @property
     def is_packed(self) -> bool:
         return self >= Coding.RAW_ZSTD
+
+    def item_bytes(self, dtype: DType) -> int:
+        """Per element of a tensor of `dtype`, before packing."""
+        return {Coding.FLOAT16: 2, Coding.INT8: 1}.get(self.plain, dtype.item_bytes)
 
     @property
     def plain(self) -> Coding:

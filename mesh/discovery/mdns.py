@@ -24,7 +24,7 @@ from mesh.discovery.candidates import MAX_CANDIDATES, Candidates
 from mesh.discovery.contract import Advertisement, DiscoveryEvent
 from mesh.discovery.interfaces import Interface, choose_interfaces, list_interfaces
 from mesh.discovery.records import SERVICE_TYPE, host_name, instance_name, read_record, txt_properties
-from mesh.discovery.roster import PeerKey, Roster, key_of, merge_peers
+from mesh.discovery.roster import PeerKey, Roster, is_other, key_of, merge_peers
 from mesh.errors import ListenError, UsageError
 
 RESOLVE_TIMEOUT_MS = 1500
@@ -118,11 +118,7 @@ class MdnsDiscovery:
         self._roster.recheck()
 
     def watch(self) -> AsyncIterator[DiscoveryEvent]:
-        return self._roster.watch(self._is_other)
-
-    def _is_other(self, peer: Peer) -> bool:
-        own = self._advertisement
-        return own is None or (peer.node_id, peer.role) != (own.node_id, own.role)
+        return self._roster.watch(lambda peer: is_other(peer, self._advertisement))
 
     # Announcing
 

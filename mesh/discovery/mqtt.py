@@ -21,7 +21,7 @@ from mesh.discovery.addresses import parse_address
 from mesh.discovery.contract import Advertisement, DiscoveryEvent
 from mesh.discovery.interfaces import Interface, choose_interfaces, list_interfaces
 from mesh.discovery.records import MAX_READ_TXT_BYTES, read_record, txt_properties
-from mesh.discovery.roster import PeerKey, Roster, key_of
+from mesh.discovery.roster import PeerKey, Roster, is_other, key_of
 
 PREFIX = "mesh/presence"
 
@@ -116,11 +116,7 @@ class MqttDiscovery:
         self._roster.recheck()
 
     def watch(self) -> AsyncIterator[DiscoveryEvent]:
-        return self._roster.watch(self._is_other)
-
-    def _is_other(self, peer: Peer) -> bool:
-        own = self._advertisement
-        return own is None or (peer.node_id, peer.role) != (own.node_id, own.role)
+        return self._roster.watch(lambda peer: is_other(peer, self._advertisement))
 
     async def _hold(self) -> None:
         """Connected for as long as there is a broker; anew when there is something else to announce."""

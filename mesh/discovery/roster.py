@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 from mesh.core.fleet import Peer
-from mesh.discovery.contract import DiscoveryEvent, PeerGone, PeerSeen
+from mesh.discovery.contract import Advertisement, DiscoveryEvent, PeerGone, PeerSeen
 
 PeerKey = tuple[str, str]
 """(node id, role); a seed that has not answered: (address, "")."""
@@ -23,6 +23,11 @@ def key_of(peer: Peer) -> PeerKey:
     if peer.node_id is not None:
         return peer.node_id, peer.role
     return (peer.addresses[0] if peer.addresses else peer.name), peer.role
+
+
+def is_other(peer: Peer, own: Advertisement | None) -> bool:
+    """Whether `peer` is not oneself, as one is announced."""
+    return own is None or (peer.node_id, peer.role) != (own.node_id, own.role)
 
 
 def merge_peers(peers: Iterable[Peer]) -> Peer:

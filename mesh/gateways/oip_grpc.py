@@ -15,7 +15,6 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 
 from mesh import __version__
-from mesh.errors import UsageError
 from mesh.gateways.contract import trace_context
 from mesh.gateways.inference import InferenceGateway
 from mesh.gateways.oip_messages import (
@@ -27,6 +26,7 @@ from mesh.gateways.oip_messages import (
 )
 from mesh.gateways.oip_stream import InferenceStream
 from mesh.gateways.public_messages import SERVICE, make_pool, method_types, parse_message
+from mesh.gateways.repository import load_files
 from mesh.gateways.statuses import abort_with
 from mesh.runtime.supervise import Supervisor
 from mesh.wire.options import MAX_METADATA_BYTES
@@ -124,15 +124,11 @@ class OipGrpcServer:
         }
 
     async def _repository_model_load(self, request: Any, context: Any) -> dict[str, Any]:
-        files: dict[str, bytes] = {}
-        for key, parameter in request.parameters.items():
-            kind, _, path = key.partition(":")
-            if kind == "config":
-                continue  # what a configuration may say (instances, batching) is the planner's here
-            if kind != "file" or parameter.WhichOneof("parameter_choice") != "bytes_param":
-                raise UsageError(f"unknown load parameter {key[:80]!r}", hint="file:1/model.onnx with the file's bytes")
-            files[path] = parameter.bytes_param
-        await self._gateway.load(request.model_name, files)
+        def read(parameter: Any) -> bytes | None:
+            is_bytes = parameter.WhichOneof("parameter_choice") == "bytes_param"
+            return parameter.bytes_param if is_bytes else None
+
+        await self._gateway.load(request.model_name, load_files(request.parameters, read))
         return {}
 
     async def _repository_model_unload(self, request: Any, context: Any) -> dict[str, Any]:

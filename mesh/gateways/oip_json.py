@@ -19,7 +19,7 @@ from mesh.errors import Refused, TensorMismatch, UsageError
 from mesh.gateways.contract import MODEL_VERSION, InferenceAnswer, InferenceRequest
 from mesh.gateways.datatypes import datatype_of, dtype_of, shape_of, tensor_from_values
 from mesh.gateways.oip_messages import PLATFORM, check_parameters, check_timeout, config_type, protocol_shape
-from mesh.gateways.statistics import ModelStatistics
+from mesh.gateways.statistics import DURATIONS, ModelStatistics
 
 MAX_NESTING = 64
 """Of lists within lists: above every rank that a tensor may have."""
@@ -181,7 +181,7 @@ def statistics_document(name: str, counted: ModelStatistics) -> Document:
         "execution_count": counted.success.count,
         "inference_stats": {
             field: {"count": getattr(counted, field).count, "ns": getattr(counted, field).nanoseconds}
-            for field in ("success", "fail", "queue", "compute_input", "compute_infer", "compute_output")
+            for field in DURATIONS
         },
         "batch_stats": [],
     }

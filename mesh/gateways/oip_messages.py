@@ -16,7 +16,7 @@ from mesh.errors import TensorMismatch, UsageError
 from mesh.gateways.contract import MODEL_VERSION, InferenceAnswer, InferenceRequest
 from mesh.gateways.datatypes import RAW_ONLY, datatype_of, dtype_of, shape_of, tensor_from_values
 from mesh.gateways.public_messages import message_class
-from mesh.gateways.statistics import Duration, ModelStatistics
+from mesh.gateways.statistics import DURATIONS, Duration, ModelStatistics
 
 ModelInferResponse = message_class("ModelInferResponse")
 ModelMetadataResponse = message_class("ModelMetadataResponse")
@@ -183,7 +183,7 @@ def statistics_message(name: str, counted: ModelStatistics) -> Any:
         inference_count=counted.success.count,
         execution_count=counted.success.count,
     )
-    for field in ("success", "fail", "queue", "compute_input", "compute_infer", "compute_output"):
+    for field in DURATIONS:
         duration: Duration = getattr(counted, field)
         told = getattr(message.inference_stats, field)
         told.count, told.ns = duration.count, duration.nanoseconds

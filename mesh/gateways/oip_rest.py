@@ -35,6 +35,7 @@ from mesh.gateways.oip_json import (
     split_body,
     statistics_document,
 )
+from mesh.gateways.repository import load_files
 from mesh.gateways.statuses import http_status_of, line_of, told_of
 
 JSON_LENGTH_HEADER = "Inference-Header-Content-Length"
@@ -195,18 +196,16 @@ async def _maybe_in_thread(size: int, work: Callable[..., Any], *arguments: Any)
 def _files(parameters: Any) -> dict[str, bytes]:
     if not isinstance(parameters, dict):
         raise UsageError("'parameters' must be an object")
-    files: dict[str, bytes] = {}
-    for key, value in parameters.items():
-        kind, _, path = key.partition(":")
-        if kind == "config":
-            continue  # what a configuration may say (instances, batching) is the planner's here
-        if kind != "file" or not isinstance(value, str):
-            raise UsageError(f"unknown load parameter {key[:80]!r}", hint="file:1/model.onnx with the file in base64")
-        try:
-            files[path] = base64.b64decode(value, validate=True)
-        except binascii.Error as error:
-            raise UsageError(f"{key[:80]!r} is not base64: {error}") from None
-    return files
+    return load_files(parameters, _read_base64)
+
+
+def _read_base64(value: Any) -> bytes | None:
+    if not isinstance(value, str):
+        return None
+    try:
+        return base64.b64decode(value, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise UsageError(f"a file is not base64: {error}") from None
 
 
 def _answering(handler: _Handler) -> _Handler:

@@ -6,8 +6,9 @@ read only; versions are numbers, and the highest is taken. Used by `inference`, 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from mesh.core.ids import NAME_PATTERN
 from mesh.errors import MissingExtra, NotFound, Refused, UsageError
@@ -58,6 +59,24 @@ class ModelRepository:
         if path.stat().st_size > MAX_MODEL_BYTES:
             raise UsageError(f"{path} is larger than {MAX_MODEL_BYTES >> 20} MiB")
         return _read_whole(path)
+
+
+def load_files(parameters: Mapping[str, Any], read: Callable[[Any], bytes | None]) -> dict[str, bytes]:
+    """The files among the parameters of a load call, by path; `read` gives the bytes of one, None where it holds none.
+
+    Raises `UsageError` for parameters that are neither files nor a configuration, whose say (instances, batching) is
+    the planner's here.
+    """
+    files: dict[str, bytes] = {}
+    for key, value in parameters.items():
+        kind, _, path = key.partition(":")
+        if kind == "config":
+            continue
+        data = read(value) if kind == "file" else None
+        if data is None:
+            raise UsageError(f"unknown load parameter {key[:80]!r}", hint=f"file:1/{MODEL_FILE} with the file's bytes")
+        files[path] = data
+    return files
 
 
 def _read_whole(path: Path) -> bytes:

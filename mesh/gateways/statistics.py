@@ -18,6 +18,9 @@ NANOSECONDS_PER_US = 1_000
 BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 """Upper ends: from what one hop takes to what nobody waits for."""
 
+DURATIONS = ("success", "fail", "queue", "compute_input", "compute_infer", "compute_output")
+"""Fields of `ModelStatistics` that the protocol has under the same names."""
+
 
 @dataclass(slots=True)
 class Duration:

@@ -12,7 +12,6 @@ import json
 import time
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import Any
 
 from mesh.arrays import to_array
 from mesh.core.plan import Deployment
@@ -52,21 +51,21 @@ class PipelineRunner:
         and what asking the model raises.
         """
         received_at = self._unix_now()
-        preparer = await self._preparer(source)
+        deployment = await self._gateway.describe(self.pipeline.model, "")
+        preparer = self._preparer(source, deployment)
         if len(payload) >= LARGE_BYTES:
             frames = await asyncio.to_thread(preparer.push, payload, received_at)
         else:
             frames = preparer.push(payload, received_at)
         results = []
         for number, frame in enumerate(frames):
-            answer = await self._ask(frame, traceparent)
+            answer = await self._ask(deployment.inputs[0].name, frame, traceparent)
             identifier = message_id if len(frames) == 1 else f"{message_id}.{number}"
             results.append(self._tell(source, identifier, received_at, frame, answer))
         return results
 
-    async def _preparer(self, source: str) -> Preparer:
+    def _preparer(self, source: str, deployment: Deployment) -> Preparer:
         """That of `source`; made anew where the model now takes other tensors."""
-        deployment = await self._gateway.describe(self.pipeline.model, "")
         known = self._preparers.get(source)
         if known is not None and known[0].inputs == deployment.inputs:
             self._preparers.move_to_end(source)
@@ -77,8 +76,7 @@ class PipelineRunner:
             self._preparers.popitem(last=False)
         return preparer
 
-    async def _ask(self, frame: Tensor, traceparent: str) -> InferenceAnswer:
-        name = (await self._gateway.describe(self.pipeline.model, "")).inputs[0].name
+    async def _ask(self, name: str, frame: Tensor, traceparent: str) -> InferenceAnswer:
         request = InferenceRequest(
             self.pipeline.model, "", {name: frame}, timeout_s=self.pipeline.timeout_s, traceparent=traceparent
         )
@@ -119,9 +117,4 @@ def _picture_size(frame: Tensor) -> tuple[int, int] | None:
 
 def write_result(result: Told) -> bytes:
     """As one line of JSON."""
-    return json.dumps(result, separators=(",", ":"), allow_nan=False, default=_number).encode()
-
-
-def _number(value: Any) -> Any:
-    """NumPy's scalars, which are what some values are."""
-    return value.item()
+    return json.dumps(result, separators=(",", ":"), allow_nan=False).encode()

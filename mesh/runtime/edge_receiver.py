@@ -35,7 +35,7 @@ from mesh.core.messages import (
 from mesh.core.plan import Fence
 from mesh.core.tensor import TensorSpec
 from mesh.errors import MeshError, NodeLost, Overloaded, ProtocolViolation, StaleGeneration, Timeout, UsageError
-from mesh.runtime.edge_coding import decode_frame, is_coded, tensor_bytes
+from mesh.runtime.edge_coding import decode_frame, tensor_bytes
 from mesh.runtime.edge_sender import Link
 from mesh.runtime.stage import MAX_QUEUED_FRAMES, Stage
 from mesh.wire.frame_codec import MAX_FRAMES_PER_MESSAGE
@@ -225,7 +225,8 @@ class EdgeReceiver:
             raise ProtocolViolation(f"an edge began with {type(first).__name__}")
         stage = self._find_stage(first)
         deployment = stage.deployment
-        self._link.expect(deployment.boundaries[stage.index], deployment.fence, deployment.plan.codec_into(stage.index))
+        self._codec = deployment.plan.codec_into(stage.index)
+        self._link.expect(deployment.boundaries[stage.index], deployment.fence, self._codec)
         is_replica = len(stage.deployment.plan.stages[stage.index].devices) > 1
         self._window = ReceiveWindow(EDGE_CREDIT_BYTES, is_prompt=is_replica)
         self._outgoing.put(EdgeAccepted(EDGE_CREDIT_BYTES))
@@ -264,9 +265,10 @@ class EdgeReceiver:
                         raise StaleGeneration(
                             f"a frame of generation {message.term}.{message.generation} on an edge of {fence}"
                         )
-                    if message.payload_bytes:
-                        self._window.received(tensor_bytes(message))
-                    stage.offer(await decode_frame(message) if is_coded(message) else message, self)
+                    size_bytes = message.payload_bytes if self._codec == RAW else tensor_bytes(message)
+                    if size_bytes:
+                        self._window.received(size_bytes)
+                    stage.offer(message if self._codec == RAW else await decode_frame(message), self)
                 case OpenStream():
                     _check_open(message)
                     opening = group.create_task(self._open(stage, message))

@@ -271,12 +271,9 @@ def _check_coding(header: TensorHeader, spec: TensorSpec, codings: Collection[Co
     coding, what = header.coding, f"tensor {spec.name!r}: codec {header.coding.value}"
     if coding not in codings:
         raise ProtocolViolation(f"{what} was not offered", hint="send what the plan says, or raw tensors")
-    item_bytes = spec.dtype.item_bytes
-    if coding.plain is not Coding.RAW:
-        if spec.dtype is not DType.FLOAT32:
-            raise ProtocolViolation(f"{what} of {spec.dtype.label}; only float32 is written with less")
-        item_bytes = 2 if coding.plain is Coding.FLOAT16 else 1
-    plain_bytes = math.prod(header.shape) * item_bytes
+    if coding.plain is not Coding.RAW and spec.dtype is not DType.FLOAT32:
+        raise ProtocolViolation(f"{what} of {spec.dtype.label}; only float32 is written with less")
+    plain_bytes = math.prod(header.shape) * coding.item_bytes(spec.dtype)
     if coding.is_packed and not 0 < header.byte_length < plain_bytes:
         raise ProtocolViolation(f"{what}: packed {header.byte_length} bytes are not fewer than {plain_bytes}")
     if not coding.is_packed and header.byte_length != plain_bytes:

@@ -11,10 +11,8 @@ from hypothesis import strategies as st
 
 from mesh.control.answer_queue import Answer
 from mesh.control.client_stream import ClientStream, StreamOptions
-from mesh.control.flow import MAX_UNREAD_BYTES
 from mesh.core.frame import Frame, Outcome, StreamClass
 from mesh.core.plan import Fence
-from mesh.core.tensor import DType, Tensor
 from mesh.errors import MeshError, NodeLost, Overloaded, ProtocolViolation, Refused, RunFailed, StaleGeneration
 
 LOST = NodeLost("gone")
@@ -89,23 +87,6 @@ def make(
     mesh = Mesh(ClientStream(StreamOptions(stream_class, is_ordered, window, deadline_s), window))
     mesh.open()
     return mesh
-
-
-def test_frames_whose_answers_are_large_go_a_few_at_a_time() -> None:
-    """How large they are is not known before there is one."""
-    mesh = Mesh(ClientStream(StreamOptions(), 4, answer_bytes=None))
-    path, stream, half = mesh.open(), mesh.stream, MAX_UNREAD_BYTES // 2
-    answer = Tensor(DType.UINT8, (half,), memoryview(bytes(half)))
-    most = list[int]()
-    for _ in range(3):
-        while stream.may_offer:
-            mesh.offer()
-        most.append(stream.in_flight)
-        for frame in mesh.sent[path]:
-            stream.answer(path, Frame(frame.stream, frame.sequence, 1, 1, (answer,)), mesh.now)
-        mesh.sent[path].clear()
-        mesh.take()
-    assert most == [1, 2, 2]
 
 
 # --- the law --------------------------------------------------------------------------------------

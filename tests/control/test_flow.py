@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from mesh.control.flow import (
     CREDIT_SHARE,
+    FRAMES_OF_UNKNOWN_ANSWERS,
     MAX_CREDIT_BYTES,
     MAX_UNREAD_BYTES,
     FrameWindow,
@@ -139,7 +140,8 @@ def test_a_frame_window_is_a_bounded_set(size: int, turns: list[tuple[bool, int]
 
 
 @pytest.mark.parametrize(
-    ("answer_bytes", "room"), [(0, 8), (1, 8), (MAX_UNREAD_BYTES // 3, 3), (MAX_UNREAD_BYTES + 1, 1), (None, 1)]
+    ("answer_bytes", "room"),
+    [(0, 8), (1, 8), (MAX_UNREAD_BYTES // 3, 3), (MAX_UNREAD_BYTES + 1, 1), (None, FRAMES_OF_UNKNOWN_ANSWERS)],
 )
 def test_large_answers_make_a_window_smaller(answer_bytes: int | None, room: int) -> None:
     window = FrameWindow(8, answer_bytes)
@@ -149,9 +151,15 @@ def test_large_answers_make_a_window_smaller(answer_bytes: int | None, room: int
     with pytest.raises(ProtocolViolation, match=f"window of {room} frames"):
         window.enter(room)
     window.learn(MAX_UNREAD_BYTES // 2)
-    assert window.room == min(room if answer_bytes is not None else 2, 2)
+    assert window.room == min(room, 2)
     window.learn(1)
     assert window.room <= 2, "the largest answer counts"
+
+
+def test_the_first_answer_may_make_a_window_larger() -> None:
+    window = FrameWindow(8, None)
+    window.learn(1)
+    assert window.room == 8
 
 
 @pytest.mark.parametrize("size", [0, -1])

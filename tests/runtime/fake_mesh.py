@@ -117,9 +117,12 @@ class FakeMesh:
         name: str = "chain",
         fence: Fence = FIRST,
         window: int = 4,
+        answer_shape: tuple[int | str, ...] = ("n",),
     ) -> Deployment:
         addresses = {node.node_id: node.address for node in nodes}
-        deployment = make_deployment(models, addresses, name=name, fence=fence, window=window)
+        deployment = make_deployment(
+            models, addresses, name=name, fence=fence, window=window, answer_shape=answer_shape
+        )
         await self.put(deployment, models)
         return deployment
 

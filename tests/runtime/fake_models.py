@@ -9,6 +9,7 @@ import struct
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
@@ -96,8 +97,12 @@ def make_deployment(
     name: str = "chain",
     fence: Fence = FIRST,
     window: int = 4,
+    answer_shape: tuple[int | str, ...] = ("n",),
 ) -> Deployment:
-    """One stage per model and node, in the order of both. `boundaries` are the models' own where None."""
+    """One stage per model and node, in the order of both. `boundaries` are the models' own where None.
+
+    A client that does not know by `answer_shape` how large answers are begins with a few frames, whatever `window`.
+    """
     names = boundaries or [
         *(tuple(each.name for each in model.inputs) for model in models),
         tuple(each.name for each in models[-1].outputs),
@@ -108,7 +113,8 @@ def make_deployment(
     )
     plan = Plan(Sha256("0" * 64), Objective.THROUGHPUT, False, stages, Prediction(1.0, 1.0), 1.0, "made up", (), window)
     crossing = tuple(tuple(spec(each) for each in boundary) for boundary in names)
-    return Deployment(DeploymentName(name), fence, plan, crossing[0], crossing[-1], crossing, dict(addresses))
+    outputs = tuple(replace(each, shape=answer_shape) for each in crossing[-1])
+    return Deployment(DeploymentName(name), fence, plan, crossing[0], outputs, crossing, dict(addresses))
 
 
 @contextlib.asynccontextmanager

@@ -165,11 +165,15 @@ class MemoryChain:
 
 @contextlib.asynccontextmanager
 async def open_memory_chain(
-    models: Sequence[FakeModel], *, boundaries: Sequence[Sequence[str]] | None = None, window: int = 4
+    models: Sequence[FakeModel],
+    *,
+    boundaries: Sequence[Sequence[str]] | None = None,
+    window: int = 4,
+    answer_shape: tuple[int | str, ...] = ("n",),
 ) -> AsyncIterator[MemoryChain]:
     """A deployment of `models`, one in-memory node each, active."""
     addresses = {NodeId(f"{index:032x}"): f"memory:{index}" for index in range(len(models))}
-    deployment = make_deployment(models, addresses, boundaries=boundaries, window=window)
+    deployment = make_deployment(models, addresses, boundaries=boundaries, window=window, answer_shape=answer_shape)
     async with contextlib.AsyncExitStack() as leases, Supervisor() as tasks:
         nodes = {address: MemoryNode(tasks) for address in addresses.values()}
         engines = [GatedEngine() for _ in models]

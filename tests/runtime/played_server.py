@@ -96,5 +96,5 @@ class Played:
     tasks: Supervisor
 
     def make(self, options: StreamOptions | None = None, window: int = 4) -> FrameStream:
-        deployment = make_deployment([copy()], {NodeId("a" * 32): "played:1"}, window=window)
+        deployment = make_deployment([copy()], {NodeId("a" * 32): "played:1"}, window=window, answer_shape=(1,))
         return FrameStream(deployment, options or StreamOptions(), lambda _: cast(NodeClient, self.server), self.tasks)

@@ -354,19 +354,6 @@ async def test_a_peer_that_falls_silent_is_given_up(peer: Peer, silent: str) -> 
     await peer.mesh.is_clean(peer.deployment)
 
 
-async def test_heartbeats_wait_behind_one_answer_however_large(peer: Peer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(edge_receiver, "MAX_UNREAD_BYTES", 1 << 20)
-    edge, results = await peer.opened()
-    (sink,) = peer.node.stage(peer.deployment)._sinks.values()
-    outgoing: edge_receiver._Outgoing = sink._outgoing  # type: ignore[attr-defined]
-    await edge.send(peer.frame(0, 32 << 20))
-    await until(lambda: outgoing._waiting_bytes > 0)
-    outgoing.put(Heartbeat())
-    answer = await next_of(results, Frame)
-    assert answer.payload_bytes == 32 << 20
-    edge.cancel()
-
-
 @pytest.mark.usefixtures("quick_beats")
 async def test_who_beats_is_not_given_up(peer: Peer) -> None:
     async with peer.mesh.stream(peer.deployment) as stream:

@@ -174,7 +174,7 @@ def arrived(stage: Stage) -> int:
 
 
 async def test_of_a_live_stream_the_newest_frame_is_computed() -> None:
-    async with open_memory_chain(chain(1), window=8) as mesh, mesh.stream(LIVE) as stream:
+    async with open_memory_chain(chain(1), window=8, answer_shape=(1,)) as mesh, mesh.stream(LIVE) as stream:
         mesh.engines[0].gate.close()
         for number in range(8):
             await stream.send([vector(number)])
@@ -190,7 +190,7 @@ async def test_of_a_live_stream_the_newest_frame_is_computed() -> None:
 
 
 async def test_frames_that_others_superseded_do_not_keep_their_bytes() -> None:
-    async with open_memory_chain([copy()], window=64) as mesh, mesh.stream(LIVE) as stream:
+    async with open_memory_chain([copy()], window=64, answer_shape=(1024,)) as mesh, mesh.stream(LIVE) as stream:
         mesh.engines[0].gate.close()
         payloads: list[weakref.ref[memoryview]] = []
         for number in range(40):
@@ -374,7 +374,7 @@ async def test_credits_bound_the_bytes_that_wait_between_stages(monkeypatch: pyt
     def waiting_bytes(mesh: MemoryChain) -> int:
         return sum(item.size_bytes for item in mesh.stages[1]._inbox._items)
 
-    async with open_memory_chain(models, window=64) as mesh, mesh.stream() as stream:
+    async with open_memory_chain(models, window=64, answer_shape=(100,)) as mesh, mesh.stream() as stream:
         mesh.engines[1].gate.close()
 
         async def feed() -> None:

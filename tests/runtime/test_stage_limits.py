@@ -51,7 +51,8 @@ async def test_a_sender_that_reads_nothing_is_cut_off(monkeypatch: pytest.Monkey
 async def test_large_results_that_wait_to_leave_stop_the_engine(monkeypatch: pytest.MonkeyPatch) -> None:
     size = stage.MAX_SMALL_LEAVING_BYTES + 4
     monkeypatch.setattr(edge_receiver, "EDGE_CREDIT_BYTES", 2 * size)
-    async with open_memory_chain([copy("x", "a"), copy("a", "y")], window=64) as mesh, mesh.stream() as stream:
+    models, answer_shape = [copy("x", "a"), copy("a", "y")], (size // 4,)
+    async with open_memory_chain(models, window=64, answer_shape=answer_shape) as mesh, mesh.stream() as stream:
         mesh.engines[1].gate.close()
 
         async def feed() -> None:
