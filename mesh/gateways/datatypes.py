@@ -11,10 +11,13 @@ from typing import Any
 import numpy as np
 
 from mesh.arrays import Array, from_array
-from mesh.core.tensor import DType, Tensor, pack_strings
+from mesh.core.tensor import MAX_RANK, DType, Tensor, pack_strings
 from mesh.errors import TensorMismatch
 
 BYTES = "BYTES"
+
+MAX_DIMENSION = (1 << 63) - 1
+"""What the protocol's messages hold; JSON could say thousands of digits."""
 
 _NAMES: dict[DType, str] = {
     DType.BOOL: "BOOL",
@@ -54,8 +57,12 @@ def dtype_of(datatype: str, name: str) -> DType:
 
 
 def shape_of(dimensions: Sequence[int], name: str) -> tuple[int, ...]:
-    """`dimensions` as a concrete shape; raises `TensorMismatch` for one that is negative."""
+    """`dimensions` as a concrete shape; raises `TensorMismatch` for one that no tensor has."""
     shape = tuple(dimensions)
+    if len(shape) > MAX_RANK:
+        raise TensorMismatch(f"tensor {name!r}: rank {len(shape)} is above the limit of {MAX_RANK}")
+    if any(dimension > MAX_DIMENSION for dimension in shape):
+        raise TensorMismatch(f"tensor {name!r}: a dimension is above {MAX_DIMENSION}")
     if any(dimension < 0 for dimension in shape):
         raise TensorMismatch(f"tensor {name!r}: negative dimension in {list(shape)[:40]}")
     return shape
@@ -74,7 +81,11 @@ def tensor_from_values(dtype: DType, shape: tuple[int, ...], values: Sequence[An
         count *= dimension
     if array.size != count:
         raise TensorMismatch(f"tensor {name!r}: {array.size} elements for shape {list(shape)}, which needs {count}")
-    return from_array(array.reshape(shape), name, dtype=dtype)
+    try:
+        array = array.reshape(shape)
+    except ValueError as error:  # no elements, and yet beyond what NumPy can address
+        raise TensorMismatch(f"tensor {name!r}: shape {list(shape)} cannot be: {error}") from None
+    return from_array(array, name, dtype=dtype)
 
 
 def _numbers(dtype: DType, values: Sequence[Any], name: str) -> Array:
@@ -86,6 +97,7 @@ def _numbers(dtype: DType, values: Sequence[Any], name: str) -> Array:
             told = str(value)[:40]
             raise TensorMismatch(f"tensor {name!r}: {told!r} is no {datatype_of(dtype)}")
     try:
-        return np.array(values, dtype=np.dtype(dtype.label))
-    except (OverflowError, ValueError) as error:
+        with np.errstate(over="raise"):  # else a number that is too large would become infinite
+            return np.array(values, dtype=np.dtype(dtype.label))
+    except (FloatingPointError, OverflowError, ValueError) as error:
         raise TensorMismatch(f"tensor {name!r}: a value does not fit {datatype_of(dtype)} ({error})") from error

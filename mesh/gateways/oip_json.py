@@ -197,7 +197,10 @@ def _tensor(dtype: DType, shape: tuple[int, ...], data: Any, name: str) -> Tenso
     if dtype is DType.STRING:
         if not all(isinstance(value, str) for value in values):
             raise TensorMismatch(f"input {name!r}: BYTES in JSON are texts")
-        values = [value.encode() for value in values]
+        try:
+            values = [value.encode() for value in values]
+        except UnicodeEncodeError:
+            raise TensorMismatch(f"input {name!r}: a text has half of a surrogate pair, which is no UTF-8") from None
     return tensor_from_values(dtype, shape, values, name)
 
 

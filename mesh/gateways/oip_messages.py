@@ -29,6 +29,9 @@ PLATFORM = "onnxruntime_onnx"
 
 MICROSECONDS_PER_S = 1_000_000
 
+MAX_TIMEOUT_US = (1 << 64) - 1
+"""What the protocol's messages hold; JSON could say thousands of digits."""
+
 _FIELDS: dict[DType, str] = {
     DType.BOOL: "bool_contents",
     DType.INT8: "int_contents",
@@ -65,7 +68,7 @@ def timeout_of(parameters: Mapping[str, Any]) -> float | None:
 
 def check_timeout(value: object) -> float | None:
     """A `timeout` in microseconds as seconds; raises `UsageError`."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= MAX_TIMEOUT_US:
         raise UsageError(f"parameter 'timeout' is {str(value)[:40]!r}, it must be a number of microseconds")
     return value / MICROSECONDS_PER_S if value else None
 

@@ -49,6 +49,9 @@ MAX_BODIES_BYTES = 384 << 20
 LARGE_BYTES = 256 << 10
 """JSON from this size on is read and written in a thread: it takes milliseconds, which others need not wait for."""
 
+CLIENT_GONE = 499
+"""As proxies write it down; never sent to anybody."""
+
 _Handler = Callable[[Request], Awaitable[Response]]
 
 
@@ -214,8 +217,10 @@ def _answering(handler: _Handler) -> _Handler:
     async def answer(request: Request) -> Response:
         try:
             return await handler(request)
-        except (HTTPException, ClientDisconnect):
+        except HTTPException:
             raise
+        except ClientDisconnect:
+            return Response(status_code=CLIENT_GONE)  # nobody reads it, and the log need not have a word of it
         except Exception as error:
             told = told_of(error)
             return _error(http_status_of(told), line_of(told))

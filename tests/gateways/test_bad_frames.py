@@ -125,6 +125,18 @@ async def test_calls_that_are_opened_and_given_up(served: Served) -> None:
     await still_answers(served)
 
 
+async def test_who_hangs_up_within_a_body_leaves_no_trace_in_the_log(
+    served: Served, caplog: pytest.LogCaptureFixture
+) -> None:
+    host, _, port = served.http.rpartition(":")
+    with socket.create_connection((host, int(port)), timeout=10) as link:
+        link.sendall(b"POST /v2/models/echo/infer HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n{")
+        await still_answers(served)  # by now the request is being read
+    for _ in range(3):
+        await still_answers(served)
+    assert not caplog.records
+
+
 @pytest.mark.parametrize(
     "data",
     [

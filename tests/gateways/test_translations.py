@@ -128,6 +128,11 @@ def test_nested_lists_are_row_major() -> None:
         ({"shape": [True, 2]}, "'shape' must be a list"),
         ({"shape": [3]}, "2 elements for shape"),
         ({"shape": [1 << 60, 1 << 60]}, "2 elements for shape"),
+        ({"shape": [1] * 100, "data": [1]}, "rank 100 is above"),
+        ({"shape": [10**4000] * 8}, "a dimension is above"),
+        ({"shape": [0, 1 << 62, 1 << 62], "data": []}, "cannot be"),
+        ({"data": [1, 1e300]}, "does not fit FP32"),
+        ({"datatype": "BYTES", "data": ["a", "\ud800"]}, "no UTF-8"),
         ({"data": None}, "'data' must be a list"),
         ({"data": "ab"}, "'data' must be a list"),
         ({"data": [1, "2"]}, "'2' is no FP32"),
@@ -162,6 +167,7 @@ def test_json_inputs_that_do_not_add_up_are_refused(change: dict[str, Any], said
         ({"inputs": [], "id": 3}, "'id' must be a text"),
         ({"inputs": [], "parameters": {"timeout": "soon"}}, "microseconds"),
         ({"inputs": [], "parameters": {"timeout": -1}}, "microseconds"),
+        ({"inputs": [], "parameters": {"timeout": 10**400}}, "microseconds"),
     ],
 )
 def test_json_requests_that_make_no_sense_are_refused(document: dict[str, Any], said: str) -> None:
