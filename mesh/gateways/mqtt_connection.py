@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -40,6 +41,9 @@ SESSION_EXPIRY_S = 24 * 3600
 
 MAX_PACKET_BYTES = 17 << 20
 """MQTT 5: what the broker may send; just above what pipelines take."""
+
+REFUSED = 128
+"""MQTT: what a broker answers to a subscription is a refusal from here on."""
 
 MAX_UNACKNOWLEDGED = 64
 """MQTT 5: messages of QoS 1 that wait here for their answer; the others wait at the broker."""
@@ -78,6 +82,7 @@ class ManualAcknowledgement:
     """Acknowledges messages of one aiomqtt client by hand. The only place that reaches into aiomqtt."""
 
     def __init__(self, client: aiomqtt.Client) -> None:
+        self._client = client
         self._paho: Any = client._client  # aiomqtt 2 offers no other way
         self._paho.manual_ack_set(True)
         self._is_over = False
@@ -86,11 +91,24 @@ class ManualAcknowledgement:
         """The connection is gone, or about to be."""
         self._is_over = True
 
+    def forget(self) -> None:
+        """Why the connection was lost is told elsewhere; else asyncio says that nobody asked for it."""
+        lost = self._client._disconnected
+        if lost.done() and not lost.cancelled():
+            lost.exception()
+
     def acknowledge(self, message: aiomqtt.Message) -> bool:
         """False, and nothing happens, where the connection is gone: the broker sends the message to the next one."""
         if self._is_over:
             return False
         return not message.qos or self._paho.ack(message.mid, message.qos) == MQTTErrorCode.MQTT_ERR_SUCCESS
+
+
+def _end_if_cancelled() -> None:
+    """Waiting for an answer that comes at that moment may hide a cancellation (`asyncio.wait_for` before 3.12)."""
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError
 
 
 class MqttConnection:
@@ -114,6 +132,8 @@ class MqttConnection:
         self._say = say
         self._now = now
         self._client: aiomqtt.Client | None = None
+        self._holding: asyncio.Timeout | None = None
+        """The connection that is up; who reschedules it to now gives the connection up."""
 
     async def run(self) -> None:
         """Connect, and again whenever the connection is lost, until cancelled."""
@@ -121,23 +141,36 @@ class MqttConnection:
         while True:
             began = self._now()
             try:
-                async with self._connected() as client:
+                async with self._connected() as client, asyncio.timeout(None) as self._holding:
+                    _end_if_cancelled()
                     self._say(f"connected to the MQTT broker at {where}")
                     await self._on_connected()
                     async for message in client.messages:
                         self._take(client, message)
-            except aiomqtt.MqttError as error:
-                self._say(f"no connection to the MQTT broker at {where}: {error}; trying again")
+            except (aiomqtt.MqttError, NodeLost, TimeoutError) as error:
+                _end_if_cancelled()
+                told = str(error) or f"it took nothing for {CALL_LIMIT_S:g} s"
+                self._say(f"no connection to the MQTT broker at {where}: {told}; trying again{self._hint(began)}")
             await asyncio.sleep(max(0.0, RECONNECT_S - (self._now() - began)))
+
+    def _hint(self, began: float) -> str:
+        if self._holding is None or self._now() - began > 2 * RECONNECT_S:
+            return ""
+        return f" (if it keeps happening: does another gateway use the client id {self._broker.client_id!r}?)"
 
     @contextlib.asynccontextmanager
     async def _connected(self) -> AsyncIterator[aiomqtt.Client]:
         client = self._make_client()
         acknowledgement = ManualAcknowledgement(client)
         self._acknowledgement = acknowledgement
-        async with client:
+        self._holding = None
+        async with contextlib.AsyncExitStack() as stack:
+            stack.callback(acknowledgement.forget)
+            await stack.enter_async_context(client)
             for topic in self._subscriptions:
-                await client.subscribe(topic, qos=1, timeout=CALL_LIMIT_S)
+                for code in await client.subscribe(topic, qos=1, timeout=CALL_LIMIT_S):
+                    if getattr(code, "value", code) >= REFUSED:
+                        raise aiomqtt.MqttError(f"it refuses the subscription to {topic}: see what it allows this user")
             await client.publish(self._topics.state, ONLINE, qos=1, retain=True, timeout=CALL_LIMIT_S)
             self._client = client
             try:
@@ -193,7 +226,11 @@ class MqttConnection:
     async def publish(
         self, topic: str, payload: bytes, *, is_retained: bool = False, correlation: bytes = b"", qos: int = 1
     ) -> None:
-        """Returns when the broker has it; raises `NodeLost` where there is no broker."""
+        """Returns when the broker has it; raises `NodeLost` where there is no broker.
+
+        One that takes nothing while its connection stays up is given up as well: only by a new connection does it
+        send again what then stays unacknowledged, and until then that counts against what it may send.
+        """
         client = self._client
         if client is None:
             raise NodeLost("there is no connection to the MQTT broker")
@@ -204,8 +241,13 @@ class MqttConnection:
             if correlation:
                 properties.CorrelationData = correlation
         try:
-            await client.publish(
-                topic, payload, qos=qos, retain=is_retained, properties=properties, timeout=CALL_LIMIT_S
-            )
+            async with asyncio.timeout(CALL_LIMIT_S):
+                await client.publish(
+                    topic, payload, qos=qos, retain=is_retained, properties=properties, timeout=math.inf
+                )
+        except TimeoutError:
+            if self._holding is not None and self._client is client and not self._holding.expired():
+                self._holding.reschedule(0)
+            raise NodeLost(f"the MQTT broker did not take a message within {CALL_LIMIT_S:g} s") from None
         except aiomqtt.MqttError as error:
             raise NodeLost(f"the MQTT broker did not take a message: {error}") from None

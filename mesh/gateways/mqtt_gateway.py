@@ -59,7 +59,6 @@ class Served:
 @dataclass(slots=True)
 class _Source:
     waiting: deque[Sample] = field(default_factory=deque)
-    is_announced: bool = False
 
 
 class MqttGateway:
@@ -205,7 +204,9 @@ class MqttGateway:
         """As surely as the message itself came: a word of the broker on each would slow what may be lost anyway."""
         qos = min(1, sample.qos)
         await self._connection.publish(topic, document, qos=qos)
-        if sample.response_topic:
+        if sample.response_topic and not self._topics.may_answer_at(sample.response_topic):
+            self.counted["refused response topics"] += 1
+        elif sample.response_topic:
             await self._connection.publish(sample.response_topic, document, correlation=sample.correlation, qos=qos)
 
     async def _introduce(self, key: tuple[str, str], kind: str) -> None:
@@ -216,19 +217,16 @@ class MqttGateway:
 
     async def _begin_connection(self) -> None:
         self._redelivery.begin_connection()
-        await self._announce_known()
-
-    async def _announce_known(self) -> None:
-        """After each connect: the broker may have forgotten."""
-        for key, kind in list(self._announced.items()):
-            topic, message = home_assistant_device(self._topics, self._home_assistant, *key, kind)
-            await self._connection.publish(topic, message, is_retained=True)
+        if self._announced:  # the broker may have forgotten; nobody waits for it, least of all who reads what comes
+            self._tasks.spawn(self._announce_again(), "MQTT gateway: a connection begins")
 
     async def _announce_again(self) -> None:
-        try:
-            await self._announce_known()
-        except NodeLost:
-            return  # the next connection announces them
+        for key, kind in list(self._announced.items()):
+            topic, message = home_assistant_device(self._topics, self._home_assistant, *key, kind)
+            try:
+                await self._connection.publish(topic, message, is_retained=True)
+            except NodeLost:
+                return  # the next connection announces them
 
     async def _tell_info(self) -> None:
         told: dict[str, int] = {}

@@ -20,6 +20,9 @@ ONLINE, OFFLINE = "online", "offline"
 NAME_PATTERN = re.compile(r"[a-zA-Z0-9_-]{1,64}")
 """Of pipelines and sources in topics: what goes through every broker, and into Home Assistant's ids."""
 
+MAX_TOPIC_BYTES = 65535
+"""MQTT's own limit."""
+
 
 @dataclass(frozen=True, slots=True)
 class Topics:
@@ -51,6 +54,14 @@ class Topics:
         if len(parts) != 2 or not all(NAME_PATTERN.fullmatch(part) for part in parts):
             return None
         return parts[0], parts[1]
+
+    def may_answer_at(self, topic: str) -> bool:
+        """Whether an answer may go to a message's response topic.
+
+        A topic with wildcards is none, and who may publish samples may not thereby speak as a sensor or as the gateway.
+        """
+        is_topic = not any(character in topic for character in "#+\0") and len(topic.encode()) <= MAX_TOPIC_BYTES
+        return is_topic and not topic.startswith(("$", f"{self.prefix}/in/", f"{self.prefix}/bridge/"))
 
 
 def home_assistant_device(topics: Topics, discovery: str, pipeline: str, source: str, kind: str) -> tuple[str, bytes]:

@@ -271,7 +271,7 @@ def _parse_mqtt(values: object) -> MqttSettings:
     keys = ("host", "port", "version", "prefix", "client_id", "username", "password_file", "home_assistant")
     table.refuse_unknown(*keys)
     return MqttSettings(
-        table.get("host", _text, "127.0.0.1"),
+        table.get("host", _host, "127.0.0.1"),
         table.get("port", _whole(1, 65535), 1883),
         table.get("version", _one_of(("3.1.1", "5")), "3.1.1"),
         table.get("prefix", _topic, "mesh"),
@@ -352,6 +352,15 @@ def _pointer(value: object) -> str:
     if not isinstance(value, str) or (value and not value.startswith("/")):
         raise ValueError('must be a JSON pointer such as "/values"')
     return value
+
+
+def _host(value: object) -> str:
+    text = _text(value)
+    try:
+        text.encode("idna")
+    except UnicodeError:
+        raise ValueError("must be a host name or an address") from None
+    return text
 
 
 def _topic(value: object) -> str:

@@ -127,6 +127,17 @@ async def test_who_asks_gets_the_answer_too(running: Running) -> None:
 
 
 @pytest.mark.parametrize(
+    "topic", ["my/#", "my/+/x", "a\0b", "$SYS/x", "mesh/in/p/cam", "mesh/bridge/state", "x" * 65536]
+)
+async def test_an_answer_goes_to_no_topic_that_is_none_or_the_gateways_own(running: Running, topic: str) -> None:
+    running.connection.send("mesh/in/p/cam", b"one", response_topic=topic)
+    await until(lambda: running.connection.acknowledged == ["one"])
+    assert topic not in running.connection.topics()
+    assert "mesh/out/p/cam" in running.connection.topics()
+    assert running.gateway.counted["refused response topics"] == 1
+
+
+@pytest.mark.parametrize(
     ("topic", "payload", "more", "error_topic", "code"),
     [
         ("mesh/in/p/cam", b"broken", {}, "mesh/error/p/cam", "source-unreadable"),
@@ -244,7 +255,7 @@ async def test_home_assistant_is_told_of_a_source_once_and_when_it_starts(runnin
     running.connection.send("homeassistant/status", b"online")
     await until(lambda: running.connection.topics().count(config) == 2)
     await running.connection.on_connected()
-    assert running.connection.topics().count(config) == 3
+    await until(lambda: running.connection.topics().count(config) == 3)
     assert [retained for topic, _, retained, _ in running.connection.published if topic == config] == [True] * 3
 
 

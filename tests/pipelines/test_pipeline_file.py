@@ -87,6 +87,7 @@ SIGNAL = '[[pipeline]]\nname = "p"\n[pipeline.source]\nkind = "float32"\n'
         (SIGNAL + "[pipeline.output]\nlabels = [1]\n", "list of at most"),
         (SIGNAL + "[pipeline.output]\noverlap = 2\n", "from 0 to 1"),
         (SIGNAL + "[mqtt]\nport = 0\n", r"\[mqtt\]: 'port'"),
+        (SIGNAL + "[mqtt]\nhost = 'a..b'\n", "must be a host name"),
         (SIGNAL + "[mqtt]\nprefix = 'a/#'\n", "beginning of a topic"),
         (SIGNAL + "[mqtt]\nprefix = '/a'\n", "beginning of a topic"),
         (SIGNAL + "[mqtt]\nversion = 5\n", "'version' must be one of"),
