@@ -8,16 +8,16 @@ from __future__ import annotations
 import io
 import json
 import math
-import wave
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from mesh.arrays import Array
-from mesh.client.sources.audio import MAX_CHANNELS, PcmFormat
-from mesh.client.sources.wav import UNKNOWN_LENGTH
+from mesh.client.sources.audio import PcmFormat
+from mesh.client.sources.wav import read_layout
 from mesh.errors import SourceUnreadable
 from mesh.pipelines.pipeline_file import SourceRule
 
@@ -60,25 +60,23 @@ def check_payload(payload: bytes) -> None:
 
 
 def _decode_audio(rule: SourceRule, payload: bytes) -> Array:
-    """16-bit PCM, or a WAV chunk with its own header; mono afterwards, -1..1."""
+    """16-bit PCM, or a WAV chunk with its own header; mono afterwards, -1..1 unless it is of floats."""
     pcm, data = PcmFormat(round(rule.rate_hz or 0), rule.channels, 2), payload
     if payload.startswith(WAV_MAGIC):
         try:
-            with wave.open(io.BytesIO(payload)) as file:
-                pcm = PcmFormat(file.getframerate(), file.getnchannels(), file.getsampwidth())
-                data = file.readframes(min(file.getnframes(), MAX_PAYLOAD_BYTES))
-                told_bytes = file.getnframes() * pcm.frame_bytes
-        except (wave.Error, EOFError, ValueError, ArithmeticError, OSError) as error:
-            raise SourceUnreadable(f"the message is no whole WAV file: {error}") from None
-        if len(data) < told_bytes < UNKNOWN_LENGTH:
-            raise SourceUnreadable(f"the WAV file ends {told_bytes - len(data)} bytes before the end of its samples")
+            layout = read_layout(io.BytesIO(payload), Path("the WAV chunk"))
+        except SourceUnreadable as error:
+            raise SourceUnreadable(error.message) from None  # without its hints, which are about files
+        pcm = layout.format
+        data = payload[layout.offset : layout.offset + layout.samples * pcm.frame_bytes]
         if pcm.sample_rate_hz != rule.rate_hz:
             raise SourceUnreadable(f"the WAV file has {pcm.sample_rate_hz} samples a second, {rule.rate_hz:g} are due")
-        if not 1 <= pcm.channels <= MAX_CHANNELS or pcm.width not in (1, 2, 3, 4):
-            raise SourceUnreadable(f"the WAV file has {pcm.channels} channels of {pcm.width} bytes")
     if not data or len(data) % pcm.frame_bytes:
         raise SourceUnreadable(f"{len(data)} bytes of sound are no whole samples of {pcm.frame_bytes} bytes")
-    return np.array(pcm.decode_mono(data), np.float32)[:, None]
+    values = np.array(pcm.decode_mono(data), np.float32)[:, None]
+    if not np.isfinite(values).all():
+        raise SourceUnreadable("the message has values that are no finite numbers")
+    return values
 
 
 def _decode_packed(rule: SourceRule, payload: bytes) -> Array:

@@ -6,12 +6,13 @@ What is told is JSON: numbers are finite, boxes are in shares of the picture (0.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from mesh.arrays import Array
+from mesh.core.tensor import DType, TensorSpec
 from mesh.errors import TensorMismatch
 from mesh.pipelines.pipeline_file import OutputRule
 
@@ -31,12 +32,7 @@ def judge(rule: OutputRule, outputs: Mapping[str, Array], size: tuple[int, int] 
     """
     if rule.kind == "raw":
         return {"outputs": {name: _raw(array) for name, array in outputs.items()}}
-    name = rule.tensor or (next(iter(outputs)) if len(outputs) == 1 else "")
-    if name not in outputs:
-        raise TensorMismatch(
-            f"the model has the outputs {list(outputs)}, and [output] names {name!r}" if name
-            else f"the model has the outputs {list(outputs)}: [output] must name one as 'tensor'"
-        )  # fmt: skip
+    name = _chosen(rule, list(outputs))
     values = np.asarray(outputs[name], np.float64)
     if not np.isfinite(values).all():
         raise TensorMismatch(f"output {name!r} has values that are no finite numbers")
@@ -48,6 +44,36 @@ def judge(rule: OutputRule, outputs: Mapping[str, Array], size: tuple[int, int] 
     return {"detections": _boxes(rule, values, name, size)}
 
 
+def check_output(rule: OutputRule, specs: Sequence[TensorSpec]) -> None:
+    """Raise `TensorMismatch` where the rule cannot be about a model with these outputs, as far as their shapes tell.
+
+    A first size that is open is the batch, which is 1.
+    """
+    if rule.kind == "raw":
+        return
+    names = [spec.name for spec in specs]
+    spec = specs[names.index(_chosen(rule, names))]
+    if spec.dtype is DType.STRING:
+        raise TensorMismatch(f"output {spec.name!r} is text, which nobody can judge as {rule.kind}")
+    if spec.shape is None:
+        return
+    sizes = [1 if place == 0 and not isinstance(size, int) else size for place, size in enumerate(spec.shape)]
+    known = [size for size in sizes if isinstance(size, int)]
+    if len(known) == len(sizes) and rule.kind != "score":
+        judge(rule, {spec.name: np.zeros(known, np.float32)}, (1, 1))
+
+
+def _chosen(rule: OutputRule, names: Sequence[str]) -> str:
+    """The output that the rule is about."""
+    name = rule.tensor or (names[0] if len(names) == 1 else "")
+    if name not in names:
+        raise TensorMismatch(
+            f"the model has the outputs {list(names)}, and [output] names {name!r}" if name
+            else f"the model has the outputs {list(names)}: [output] must name one as 'tensor'"
+        )  # fmt: skip
+    return name
+
+
 def _raw(array: Array) -> Any:
     if array.size > MAX_RAW_VALUES:
         return {"shape": list(array.shape), "dtype": str(array.dtype)}
@@ -57,7 +83,7 @@ def _raw(array: Array) -> Any:
 
 
 def _name(rule: OutputRule, index: int) -> str:
-    return rule.labels[index] if index < len(rule.labels) else str(index)
+    return rule.labels[index] if 0 <= index < len(rule.labels) else str(index)
 
 
 def _labels(rule: OutputRule, values: Array, name: str) -> Told:
@@ -69,7 +95,7 @@ def _labels(rule: OutputRule, values: Array, name: str) -> Told:
     if rule.softmax:
         raised = np.exp(scores - scores.max())
         scores = raised / raised.sum()
-    best = np.argsort(-scores, kind="stable")[: rule.top]
+    best = np.argsort(-scores, kind="stable")[: rule.top or 1]
     told: list[Told] = [{"label": _name(rule, int(index)), "score": float(scores[index])} for index in best]
     if rule.threshold is not None:
         told = [entry for entry in told if float(entry["score"]) >= rule.threshold]
@@ -85,7 +111,7 @@ def _boxes(rule: OutputRule, values: Array, name: str, size: tuple[int, int] | N
     if size is not None and boxes.size and np.abs(boxes).max() > 2.0:  # pixels, not shares
         height, width = size
         boxes = boxes / np.array([width, height, width, height])
-    chosen = suppress(boxes, classes, rule.overlap)[: rule.top if rule.top > 1 else None]
+    chosen = suppress(boxes, classes, rule.overlap)[: rule.top]
     return [
         {
             "label": _name(rule, int(classes[index])),

@@ -22,6 +22,9 @@ from mesh.pipelines.features import log_mel, mfcc
 from mesh.pipelines.pipeline_file import Pipeline
 from mesh.pipelines.windows import WindowCounters, Windower, WindowKind, WindowRule
 
+Part = bytes | Array
+"""A picture as it came, or a window."""
+
 
 class Preparer:
     """Raises `UsageError` or `TensorMismatch` when made, where pipeline and model do not fit each other."""
@@ -33,13 +36,15 @@ class Preparer:
         self._pipeline = pipeline
         self._spec = inputs[0]
         self._encoder: PictureEncoder | None = None
+        self._window: WindowRule | None = None
         self._windower: Windower | None = None
         if pipeline.source.kind == "image":
             options = pipeline.input.options
             url = ResourceUrl(f"pipeline {pipeline.name}, [input]", "images", "", options)
             self._encoder = PictureEncoder(url, self._spec)
         else:
-            self._windower = Windower(window_rule(pipeline, self._spec), self._channels)
+            self._window = window_rule(pipeline, self._spec)
+            self._windower = Windower(self._window, self._channels)
 
     @property
     def counters(self) -> WindowCounters:
@@ -49,15 +54,34 @@ class Preparer:
     def _channels(self) -> int:
         return 1 if self._pipeline.source.kind == "audio" else self._pipeline.source.channels
 
-    def push(self, payload: bytes, now_unix_s: float) -> list[Tensor]:
-        """The frames that a message completes, oldest first. Raises `SourceUnreadable` or `TensorMismatch`."""
-        if self._encoder is not None:
-            check_payload(payload)
-            return [self._encoder.encode(io.BytesIO(payload), "the picture")]
+    @property
+    def window_bytes(self) -> int:
+        """That are held for a source at most, between its messages."""
+        return 0 if self._window is None else 4 * self._window.size * self._channels
+
+    def push(self, payload: bytes, now_unix_s: float) -> Sequence[Part]:
+        """What of a message, and of those before it, is a frame each, oldest first. Raises `SourceUnreadable`."""
         if self._windower is None:
-            raise UsageError(f"pipeline {self._pipeline.name!r} has no window")
+            check_payload(payload)
+            return [payload]
         samples = decode_samples(self._pipeline.source, payload, now_unix_s)
-        return [self._tensor(window) for window in self._windower.push(samples.values, samples.first_time_s)]
+        return self._windower.push(samples.values, samples.first_time_s)
+
+    def frame(self, part: Part) -> Tensor:
+        """The model's input for a picture or a window: one by one, since windows that overlap are large together.
+
+        Raises `SourceUnreadable` or `TensorMismatch`.
+        """
+        if isinstance(part, np.ndarray):
+            return self._tensor(part)
+        if self._encoder is None:
+            raise UsageError(f"pipeline {self._pipeline.name!r} takes no pictures")
+        return self._encoder.encode(io.BytesIO(part), "the picture")
+
+    def check_window(self) -> None:
+        """Raise `TensorMismatch` where a window, or its features, are not as many values as the model takes."""
+        if self._window is not None:
+            self._tensor(np.zeros((self._window.size, self._channels), np.float32))
 
     def _tensor(self, window: Array) -> Tensor:
         rule, rate_hz = self._pipeline.input, self._pipeline.source.rate_hz or 0.0
@@ -79,7 +103,7 @@ def window_rule(pipeline: Pipeline, spec: TensorSpec) -> WindowRule:
     if window is None:
         raise UsageError(f"pipeline {pipeline.name!r} has no window")
     rate_hz = source.rate_hz
-    size = window.size or (round(window.size_s * rate_hz) if window.size_s and rate_hz else None)
+    size = window.size_in_samples(rate_hz)
     if size is None:
         channels = 1 if source.kind == "audio" else source.channels
         values = _fixed_values(spec)
@@ -89,8 +113,8 @@ def window_rule(pipeline: Pipeline, spec: TensorSpec) -> WindowRule:
                 hint="give size_s or size",
             )
         size = values // channels
-    hop = window.hop or (round(window.hop_s * rate_hz) if window.hop_s and rate_hz else None) or size
-    if size < 1 or hop < 1:
+    hop = window.hop_in_samples(rate_hz) or size
+    if size < 1:
         raise UsageError(f"pipeline {pipeline.name!r}, [window]: less than one sample")
     if window.kind is WindowKind.SLIDING:
         hop = 1

@@ -12,21 +12,28 @@ import json
 import time
 from collections import OrderedDict
 from collections.abc import Callable
+from typing import ParamSpec, TypeVar
 
 from mesh.arrays import to_array
 from mesh.core.plan import Deployment
 from mesh.core.tensor import Tensor
 from mesh.gateways.contract import MODEL_VERSION, InferenceAnswer, InferenceRequest
 from mesh.gateways.inference import InferenceGateway
-from mesh.pipelines.judging import Told, judge
+from mesh.pipelines.judging import Told, check_output, judge
 from mesh.pipelines.pipeline_file import Pipeline
 from mesh.pipelines.preparing import Preparer
+
+Parameters = ParamSpec("Parameters")
+Value = TypeVar("Value")
 
 MAX_SOURCES = 1024
 """Whose windows are held at once; the one that was silent for longest begins anew."""
 
+MAX_HELD_BYTES = 256 << 20
+"""Of the windows of one pipeline: fewer sources where those are long."""
+
 LARGE_BYTES = 32 << 10
-"""Messages from this size on are prepared in a thread: unpacking a picture takes milliseconds."""
+"""Messages and windows from this size on are prepared in a thread: unpacking a picture takes milliseconds."""
 
 
 class PipelineRunner:
@@ -41,7 +48,8 @@ class PipelineRunner:
     async def check(self) -> Deployment:
         """The model, if this pipeline fits it; raises what is wrong."""
         deployment = await self._gateway.describe(self.pipeline.model, "")
-        Preparer(self.pipeline, deployment.inputs)
+        await asyncio.to_thread(Preparer(self.pipeline, deployment.inputs).check_window)
+        check_output(self.pipeline.output, deployment.outputs)
         return deployment
 
     async def process(self, source: str, payload: bytes, message_id: str, traceparent: str = "") -> list[Told]:
@@ -53,14 +61,13 @@ class PipelineRunner:
         received_at = self._unix_now()
         deployment = await self._gateway.describe(self.pipeline.model, "")
         preparer = self._preparer(source, deployment)
-        if len(payload) >= LARGE_BYTES:
-            frames = await asyncio.to_thread(preparer.push, payload, received_at)
-        else:
-            frames = preparer.push(payload, received_at)
+        parts = await _maybe_in_thread(len(payload), preparer.push, payload, received_at)
         results = []
-        for number, frame in enumerate(frames):
+        for number, part in enumerate(parts):
+            size = len(part) if isinstance(part, bytes) else part.nbytes
+            frame = await _maybe_in_thread(size, preparer.frame, part)
             answer = await self._ask(deployment.inputs[0].name, frame, traceparent)
-            identifier = message_id if len(frames) == 1 else f"{message_id}.{number}"
+            identifier = message_id if len(parts) == 1 else f"{message_id}.{number}"
             results.append(self._tell(source, identifier, received_at, frame, answer))
         return results
 
@@ -72,7 +79,8 @@ class PipelineRunner:
             return known[1]
         preparer = Preparer(self.pipeline, deployment.inputs)
         self._preparers[source] = (deployment, preparer)
-        if len(self._preparers) > MAX_SOURCES:
+        most = min(MAX_SOURCES, max(1, MAX_HELD_BYTES // max(1, preparer.window_bytes)))
+        while len(self._preparers) > most:
             self._preparers.popitem(last=False)
         return preparer
 
@@ -105,6 +113,14 @@ class PipelineRunner:
             "nodes": [device[:8] for device in answer.deployment.plan.devices],
             **judge(self.pipeline.output, outputs, _picture_size(frame)),
         }
+
+
+async def _maybe_in_thread(
+    size: int, work: Callable[Parameters, Value], *arguments: Parameters.args, **named: Parameters.kwargs
+) -> Value:
+    if size >= LARGE_BYTES:
+        return await asyncio.to_thread(work, *arguments, **named)
+    return work(*arguments, **named)
 
 
 def _picture_size(frame: Tensor) -> tuple[int, int] | None:

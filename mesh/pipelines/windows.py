@@ -16,9 +16,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from mesh.arrays import Array
+from mesh.errors import SourceUnreadable
 
 MAX_GAP_WINDOWS = 4
 """A gap that is longer than so many windows is not filled: nothing of either side would be left in them."""
+
+MAX_WINDOWS_AT_ONCE = 10_000
+"""That one message completes. Each is an inference, so that this is half a minute's work for a small mesh."""
 
 TOLERANCE_SAMPLES = 0.5
 """Clocks of sensors wander; less than half a sample is no gap."""
@@ -75,13 +79,15 @@ class Windower:
     def push(self, samples: Array, first_time_s: float | None = None) -> list[Array]:
         """Windows of `size` x channels that these samples complete, oldest first.
 
-        `samples`: float32, n x channels; `first_time_s`: the time of the first, None where it follows on.
+        `samples`: float32, n x channels; `first_time_s`: the time of the first, None where it follows on. Windows may
+        share their memory, and are not to be written to. Raises `SourceUnreadable`, and begins anew, where these
+        samples would complete more than `MAX_WINDOWS_AT_ONCE`.
         """
         fresh = self._follow_on(samples, first_time_s)
         self._held = np.concatenate([self._held, fresh])
-        if self._rule.kind is WindowKind.SLIDING:
-            return self._slide(len(fresh))
-        return self._cut()
+        windows = self._slide(len(fresh)) if self._rule.kind is WindowKind.SLIDING else self._cut()
+        self._held = self._held.copy()  # a slice would hold all of a large message for the sake of its last samples
+        return windows
 
     def _follow_on(self, samples: Array, first_time_s: float | None) -> Array:
         """What of `samples` is new, after what fills a gap before them."""
@@ -117,17 +123,24 @@ class Windower:
 
     def _cut(self) -> list[Array]:
         size, hop = self._rule.size, self._rule.hop
+        count = (len(self._held) - self._skip - size) // hop + 1
+        if count > MAX_WINDOWS_AT_ONCE:
+            self._held, self._skip, self._next_time = self._held[:0], 0, None
+            raise SourceUnreadable(
+                f"the message completes {count} windows, more than {MAX_WINDOWS_AT_ONCE}",
+                hint="publish smaller messages, or make hop larger",
+            )
         windows: list[Array] = []
         while True:
             skipped = min(self._skip, len(self._held))
             self._held, self._skip = self._held[skipped:], self._skip - skipped
             if self._skip or len(self._held) < size:
                 return windows
-            windows.append(self._held[:size].copy())
+            windows.append(self._held[:size])
             dropped = min(hop, len(self._held))
             self._held, self._skip = self._held[dropped:], hop - dropped
 
     def _slide(self, fresh: int) -> list[Array]:
         """The newest `size` samples, once for each message that brought any."""
         self._held = self._held[-self._rule.size :]
-        return [self._held.copy()] if fresh and len(self._held) == self._rule.size else []
+        return [self._held] if fresh and len(self._held) == self._rule.size else []

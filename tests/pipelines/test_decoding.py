@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import struct
 import wave
 from typing import Any
 
@@ -62,6 +63,30 @@ def test_a_wav_chunk_may_not_know_its_length() -> None:
         assert len(values_of(AUDIO, bytes(streamed))) == 50
 
 
+@pytest.mark.parametrize(
+    ("code", "bits", "samples"),
+    [
+        (1, 16, np.array([0, 16384, -32768], "<i2")),
+        (1, 24, np.array([0, 16384 << 16, -32768 << 16], "<i4").view(np.uint8).reshape(3, 4)[:, 1:]),
+        (3, 32, np.array([0.0, 0.5, -1.0], "<f4")),
+    ],
+)
+def test_a_wav_chunk_may_be_of_the_extensible_form(code: int, bits: int, samples: Any) -> None:
+    rate, width = 16000, bits // 8
+    told = struct.pack("<HHIIHHHHIH14s", 0xFFFE, 1, rate, rate * width, width, bits, 22, bits, 4, code, bytes(14))
+    data = samples.tobytes()
+    chunks = b"fmt " + struct.pack("<I", len(told)) + told + b"data" + struct.pack("<I", len(data)) + data
+    chunk = b"RIFF" + struct.pack("<I", 4 + len(chunks)) + b"WAVE" + chunks
+    np.testing.assert_array_equal(values_of(AUDIO, chunk), [[0.0], [0.5], [-1.0]])
+
+
+def test_a_wav_chunk_of_floats_is_finite() -> None:
+    told = struct.pack("<HHIIHH", 3, 1, 16000, 64000, 4, 32)
+    chunk = b"RIFF\0\0\0\0WAVEfmt \x10\0\0\0" + told + b"data\4\0\0\0" + struct.pack("<f", float("nan"))
+    with pytest.raises(SourceUnreadable, match="no finite numbers"):
+        values_of(AUDIO, chunk)
+
+
 def test_a_time_that_no_float_holds_is_refused() -> None:
     with pytest.raises(SourceUnreadable, match="/ts is 1000"):
         values_of(JSON, b'{"values": [1, 2], "ts": 1' + b"0" * 400 + b"}")
@@ -87,9 +112,10 @@ def test_pointers() -> None:
 BROKEN: list[tuple[SourceRule, bytes, str]] = [
     (AUDIO, b"", "empty"),
     (AUDIO, b"abc", "no whole samples"),
-    (AUDIO, wav([1, 2])[:30], "no whole WAV file"),
+    (AUDIO, wav([1, 2])[:30], "format chunk is cut off"),
     (AUDIO, wav([1, 2], 8000), "8000 samples a second"),
-    (AUDIO, b"RIFF", "no whole WAV file"),
+    (AUDIO, b"RIFF", "not a WAV file"),
+    (AUDIO, b"RIFF\0\0\0\0WAVE", "holds no samples"),
     (PACKED, b"abcd", "no whole rows of 3 float32"),
     (PACKED, np.array([1, np.nan, 2], "<f4").tobytes(), "no finite numbers"),
     (JSON, b"\xff", "not JSON"),

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-import numpy as np
+import tracemalloc
 
+import numpy as np
+import pytest
+
+from mesh.pipelines import features
 from mesh.pipelines.features import FLOOR, cosines, log_mel, mel_triangles, mfcc
 
 RATE_HZ = 8000.0
@@ -24,6 +28,22 @@ def test_frames_are_those_that_fit() -> None:
     assert log_mel(np.zeros(240, np.float32), RATE_HZ, 0.03, 0.02, 20).shape == (1, 20)
     assert log_mel(np.zeros(8000, np.float32), RATE_HZ, 0.03, 0.02, 20).shape == (49, 20)
     np.testing.assert_allclose(log_mel(np.zeros(240, np.float32), RATE_HZ, 0.03, 0.02, 20), np.log(FLOOR), rtol=1e-6)
+
+
+def test_frames_that_are_computed_in_turns_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    samples = np.random.default_rng(7).standard_normal(4000).astype(np.float32)
+    at_once = log_mel(samples, RATE_HZ, 0.03, 0.01, 20)
+    monkeypatch.setattr(features, "BLOCK_SAMPLES", 3 * 256)
+    np.testing.assert_allclose(log_mel(samples, RATE_HZ, 0.03, 0.01, 20), at_once, rtol=1e-5)
+
+
+def test_frames_that_overlap_take_little_memory() -> None:
+    samples = np.zeros(4 * 16000, np.float32)
+    tracemalloc.start()
+    assert log_mel(samples, 16000.0, 0.06, 1 / 16000, 4).shape == (63041, 4)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 100 << 20, "at once they would be 480 MiB"
 
 
 def test_a_frame_is_computed_as_it_is_defined() -> None:

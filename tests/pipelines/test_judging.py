@@ -59,6 +59,13 @@ def test_boxes_of_both_forms() -> None:
     assert (entry["label"], entry["box"]) == ("1", pytest.approx([0.4, 0.3, 0.6, 0.7]))
 
 
+@pytest.mark.parametrize(("top", "count"), [(None, 3), (1, 1), (2, 2)])
+def test_boxes_are_as_many_as_were_asked_for(top: int | None, count: int) -> None:
+    rows = [[0, 0, 0.1, 0.1, 0.9, 0], [0.5, 0.5, 0.6, 0.6, 0.8, 0], [0.8, 0.8, 0.9, 0.9, 0.7, -1]]
+    found = judge(OutputRule("boxes", labels=("cat",), top=top), outputs(rows))["detections"]
+    assert [box["label"] for box in found] == ["cat", "cat", "-1"][:count]
+
+
 @given(st.lists(st.tuples(*[st.integers(0, 20)] * 4, st.integers(0, 1)), max_size=12), st.floats(0.1, 0.9))
 def test_suppression_is_what_it_says(rows: list[tuple[int, ...]], overlap: float) -> None:
     boxes = np.array([[x, y, x + w, y + h] for x, y, w, h, _ in rows], np.float64).reshape(-1, 4)
@@ -84,7 +91,7 @@ def _overlap(one: Array, other: Array) -> float:
         (OutputRule("labels"), {"a": np.zeros(2), "b": np.zeros(2)}, "must name one"),
         (OutputRule("labels", tensor="c"), {"a": np.zeros(2)}, "names 'c'"),
         (OutputRule("labels", labels=("a",)), {"a": np.zeros(2)}, "2 scores for 1 labels"),
-        (OutputRule("labels"), {"a": np.zeros(0)}, "no scores"),
+        (OutputRule("labels"), {"a": np.zeros((1, 0))}, "no scores"),
         (OutputRule("score"), {"a": np.array([np.nan])}, "no finite"),
         (OutputRule("boxes"), {"a": np.zeros((3, 5))}, "rows of x1"),
         (OutputRule("boxes", boxes="yolo"), {"a": np.zeros((4, 9))}, "classes, boxes"),

@@ -56,6 +56,7 @@ def test_a_whole_file_is_read() -> None:
 
 
 SIGNAL = '[[pipeline]]\nname = "p"\n[pipeline.source]\nkind = "float32"\n'
+SOUND = SIGNAL.replace("float32", "audio") + "[pipeline.window]\nsize_s = 1\n[pipeline.input]\nfeatures = 'log-mel'\n"
 
 
 @pytest.mark.parametrize(
@@ -78,6 +79,17 @@ SIGNAL = '[[pipeline]]\nname = "p"\n[pipeline.source]\nkind = "float32"\n'
         (SIGNAL + "values = 'v'\n", "JSON pointer"),
         (SIGNAL + "[pipeline.window]\nsize_s = 1\n", "seconds need a rate"),
         (SIGNAL + "rate_hz = 10\n[pipeline.window]\nsize_s = 1\nsize = 10\n", "not both"),
+        (SIGNAL + "rate_hz = 1000\n[pipeline.window]\nsize_s = 10001\n", "the size is 10001000 samples; from 1"),
+        (SIGNAL + "channels = 64\n[pipeline.window]\nsize = 200_000\n", "200000 samples of 64 channels; from 1"),
+        (SIGNAL + "rate_hz = 10\n[pipeline.window]\nsize_s = 0.01\n", "the size is 0 samples"),
+        (
+            SIGNAL + "rate_hz = 10\n[pipeline.window]\nkind = 'hopping'\nsize = 9\nhop_s = 0.01\n",
+            "the hop is 0 samples",
+        ),
+        (SOUND + "step_s = 1e-9\n", "at least one sample"),
+        (SOUND + "frame_s = 2\n", "a frame has 32000 samples, and a window 16000"),
+        (SOUND + "step_s = 0.0001\nbands = 200\n", "make step_s larger"),
+        (SOUND + "frame_s = 1\nbands = 512\n", "make frame_s smaller"),
         (SIGNAL + "[pipeline.window]\nkind = 'hopping'\nsize = 2\n", "a hopping window has a hop"),
         (SIGNAL + "[pipeline.window]\nsize = 2\nhop = 1\n", "a hopping window has a hop"),
         (SIGNAL + "[pipeline.window]\nkind = 'session'\n", "'kind' must be one of"),

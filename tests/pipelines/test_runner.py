@@ -107,6 +107,34 @@ async def test_a_pipeline_is_checked_against_its_model(mesh: PlayedMesh) -> None
 
 
 @pytest.mark.parametrize(
+    ("tables", "said"),
+    [
+        (("[pipeline.window]", "size = 3"), "a window makes"),
+        (("[pipeline.output]", 'kind = "labels"', 'labels = ["a", "b"]'), "3 scores for 2 labels"),
+        (("[pipeline.output]", 'kind = "labels"', 'tensor = "z"'), "names 'z'"),
+        (("[pipeline.output]", 'kind = "boxes"'), "rows of x1"),
+    ],
+)
+async def test_what_a_pipeline_would_say_of_every_message_is_said_by_its_check(
+    mesh: PlayedMesh, tables: tuple[str, ...], said: str
+) -> None:
+    runner = runner_for(mesh, pipeline('kind = "float32"', "channels = 2", *tables), SIGNAL)
+    mesh.put("p", [SIGNAL], [TensorSpec("y", DType.FLOAT32, ("batch", 3))])
+    with pytest.raises(TensorMismatch, match=said):
+        await runner.check()
+
+
+async def test_long_windows_are_held_for_fewer_sources(mesh: PlayedMesh, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runner_module, "MAX_HELD_BYTES", 2 * 4 * 8 + 1)
+    runner = runner_for(mesh, pipeline('kind = "float32"', "channels = 2"), SIGNAL)
+    half = np.ones((2, 2), "<f4").tobytes()
+    for source in ("a", "b", "c"):
+        assert await runner.process(source, half, "1") == []
+    assert len(await runner.process("c", half, "1")) == 1
+    assert await runner.process("a", half, "1") == [], "it had begun anew"
+
+
+@pytest.mark.parametrize(
     ("described", "specs", "said"),
     [
         (pipeline('kind = "image"'), [SIGNAL, SIGNAL], "a pipeline fills one"),
@@ -141,7 +169,9 @@ def test_features_take_the_models_shape() -> None:
         'kind = "audio"', "rate_hz = 8000", "[pipeline.window]", "size_s = 1.0",
         "[pipeline.input]", 'features = "mfcc"',
     )  # fmt: skip
-    (tensor,) = Preparer(described, [spec]).push(np.zeros(8000, "<i2").tobytes(), 0.0)
+    preparer = Preparer(described, [spec])
+    (window,) = preparer.push(np.zeros(8000, "<i2").tobytes(), 0.0)
+    tensor = preparer.frame(window)
     assert tensor.shape == (1, 1, 49, 10)
 
 

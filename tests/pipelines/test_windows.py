@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mesh.arrays import Array
-from mesh.pipelines.windows import MAX_GAP_WINDOWS, GapPolicy, Windower, WindowKind, WindowRule
+from mesh.errors import SourceUnreadable
+from mesh.pipelines.windows import MAX_GAP_WINDOWS, MAX_WINDOWS_AT_ONCE, GapPolicy, Windower, WindowKind, WindowRule
 
 RATE_HZ = 100.0
 
@@ -52,6 +53,17 @@ def test_a_sliding_window_ends_with_each_message() -> None:
     assert firsts(windower.push(ramp(3, 3))) == [2]
     assert windower.push(ramp(6, 0)) == []
     assert firsts(windower.push(ramp(6, 10))) == [12]
+
+
+def test_windows_that_overlap_share_their_samples_and_are_not_too_many() -> None:
+    windower = Windower(WindowRule(WindowKind.HOPPING, 5000, 1), 1)
+    found = windower.push(ramp(0, MAX_WINDOWS_AT_ONCE + 4999))
+    assert len(found) == MAX_WINDOWS_AT_ONCE
+    assert np.shares_memory(found[0], found[1])
+    with pytest.raises(SourceUnreadable, match="completes 10001 windows"):
+        windower.push(ramp(0, MAX_WINDOWS_AT_ONCE + 1))
+    assert windower.push(ramp(0, 4999)) == [], "it begins anew"
+    assert firsts(windower.push(ramp(4999, 1))) == [0]
 
 
 @given(st.integers(1, 20), st.integers(1, 20), st.sampled_from(list(GapPolicy)))
