@@ -1,8 +1,8 @@
 """Who introduced themselves to a node: the ladder's next rung where multicast does not reach.
 
-A node that was given seeds tells them its port every `INTRODUCE_INTERVAL_S`. Whoever asks a seed for
-its capabilities hears of everyone it knows, so one seed is enough to find all. As with any
-discovery, being listed is no proof of life. Pure; owned by the node's service.
+A node that was given seeds tells them its port every `INTRODUCE_INTERVAL_S`, and counts those that
+answer as introduced to it. Whoever asks a node for its capabilities hears of everyone it knows, so
+one is enough to find all. As with any discovery, being listed is no proof of life. Pure; owned by the node's service.
 """
 
 from __future__ import annotations

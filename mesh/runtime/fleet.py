@@ -60,6 +60,9 @@ class Answered:
 MAX_NODE_CLIENTS = 1024
 """Connections that are kept, above any fleet; those to addresses that are gone are closed sooner, by their idleness."""
 
+MAX_ROUNDS = 8
+"""Of asking those of whom the ones before told: nobody who makes up nodes keeps us asking."""
+
 MAX_REMEMBERED = 1024
 """Peers and addresses that are remembered besides those that discovery shows; the latest ones."""
 
@@ -142,11 +145,20 @@ class Fleet:
         """Everyone who was announced; those who do not answer are marked lost."""
         await self.settle()
         peers = self._nodes()
-        answers = await asyncio.gather(*(self._describe(peer) for peer in peers))
-        # Those who only introduced themselves to a node that we know: one more round reaches them.
-        known = {view.capabilities.node_id for view in answers if not view.is_lost}
-        heard_of = [peer for peer in self._heard_of.values() if peer.node_id not in known and self._is_wanted(peer)]
-        answers += await asyncio.gather(*(self._describe(peer) for peer in heard_of))
+        answers: list[NodeView] = []
+        asked: set[str] = set()
+        for _ in range(MAX_ROUNDS):
+            asked |= {peer.addresses[0] for peer in peers}
+            answers += await asyncio.gather(*(self._describe(peer) for peer in peers))
+            # Those of whom only nodes that we know could tell, and then those of whom these tell.
+            known = {view.capabilities.node_id for view in answers if not view.is_lost}
+            peers = [
+                peer
+                for peer in self._heard_of.values()
+                if peer.node_id not in known and peer.addresses[0] not in asked and self._is_wanted(peer)
+            ]
+            if not peers:
+                break
         return sorted(_without_twins(answers), key=lambda view: view.capabilities.name)
 
     async def answered(self) -> list[Answered]:

@@ -122,7 +122,7 @@ class Node:
                 tasks.spawn(self._measure(), "probe the hardware")
                 tasks.spawn(keep_current(self._identity.node_id, driver, self._clients.get), "drain what was replaced")
                 for seed in self._settings.seeds:
-                    tasks.spawn(self._introduce(seed, address), f"introduce ourselves to {seed}")
+                    tasks.spawn(self._introduce(seed, address, service), f"introduce ourselves to {seed}")
                 await stop.wait()
                 self._state = NodeState.DRAINING
                 service_manager.stopping()
@@ -187,8 +187,11 @@ class Node:
         if self._state is NodeState.MEASURING:
             self._state = NodeState.READY
 
-    async def _introduce(self, seed: str, address: str) -> None:
-        """For as long as the daemon runs; a seed that is down now may be up later."""
+    async def _introduce(self, seed: str, address: str, service: NodeService) -> None:
+        """For as long as the daemon runs; a seed that is down now may be up later.
+
+        Who asks us hears of the seed as well: whichever node of a mesh is named, all are found.
+        """
         port = int(address.rpartition(":")[2])
         client = NodeClient(seed)
         try:
@@ -196,6 +199,8 @@ class Node:
                 pause_s = INTRODUCE_INTERVAL_S
                 try:
                     await client.introduce(self._identity.node_id, self._identity.name, port)
+                    known, _ = await client.describe()
+                    await service.introduce(known.node_id, known.name, seed)
                 except MeshError:  # nobody waits for this; the next round says the same again
                     pause_s = INTRODUCE_RETRY_S
                 await asyncio.sleep(pause_s)
