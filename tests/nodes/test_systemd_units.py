@@ -12,7 +12,11 @@ from mesh.control.timing import DRAIN_TIMEOUT_S
 from nodes.cli import app
 
 FOLDER = Path(nodes.__file__).parent / "systemd"
-ROLES = ("node", "coordinator", "gateway")
+ROLES = ("node", "coordinator", "gateway", "pipelines")
+COMMANDS = {"pipelines": ["pipeline", "run"]}
+"""Where the command is not the role."""
+KEEPS_NOTHING = ("gateway", "pipelines")
+"""Neither a key nor content."""
 
 
 def read_settings(role: str) -> dict[str, list[str]]:
@@ -32,12 +36,21 @@ def test_there_is_one_unit_per_daemon() -> None:
 @pytest.mark.parametrize("role", ROLES)
 def test_it_starts_a_command_that_there_is(role: str) -> None:
     (start,) = read_settings(role)["ExecStart"]
-    program, command, *arguments = start.split()
-    assert program == "/opt/infermesh/bin/mesh" and command == role
-    group = typer.main.get_command(app)
-    known = {option for parameter in group.commands[role].params for option in parameter.opts}  # type: ignore[attr-defined]
+    program, *arguments = start.split()
+    assert program == "/opt/infermesh/bin/mesh"
+    command = typer.main.get_command(app)
+    for name in COMMANDS.get(role, [role]):
+        assert arguments.pop(0) == name
+        command = command.commands[name]  # type: ignore[attr-defined]
+    known = {option for parameter in command.params for option in parameter.opts}
     assert {argument for argument in arguments if argument.startswith("--")} <= known
-    assert ("${STATE_DIRECTORY}" in arguments) == (role != "gateway"), "a gateway has no key and no content"
+    assert ("${STATE_DIRECTORY}" in arguments) == (role not in KEEPS_NOTHING)
+
+
+def test_pipelines_find_the_file_that_the_documentation_names() -> None:
+    (start,) = read_settings("pipelines")["ExecStart"]
+    documentation = Path(nodes.__file__).parents[1] / "docs" / "running-as-a-service.md"
+    assert start.split()[3] in documentation.read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("role", ROLES)
