@@ -148,9 +148,11 @@ async def _serve(opened: Mesh, described: PipelineFile, settings: MqttSettings, 
         meaning = InferenceGateway(mesh, ModelRepository(None, False))
 
         def serve(runner: PipelineRunner) -> Served:
-            async def process(source: str, payload: bytes, identifier: str, traceparent: str) -> list[bytes]:
+            async def process(
+                source: str, payload: bytes, identifier: str, traceparent: str
+            ) -> list[bytes | MeshError]:
                 results = await runner.process(source, payload, identifier, traceparent)
-                return [write_result(result) for result in results]
+                return [result if isinstance(result, MeshError) else write_result(result) for result in results]
 
             return Served(process, runner.pipeline.output.kind)
 

@@ -175,6 +175,7 @@ class InferenceGateway:
         async with self._change(name):
             data = await asyncio.to_thread(self._repository.read, name, files)
             await self._mesh.coordinator.deploy(data, name, PlanOptions(), _be_quiet)
+            self._calls.forget(name)
 
     async def unload(self, name: str) -> None:
         """Remove a model; it counts as done where there is none."""
@@ -183,6 +184,7 @@ class InferenceGateway:
         async with self._change(name):
             with contextlib.suppress(DeploymentNotFound):
                 await self._mesh.coordinator.undeploy(name)
+            self._calls.forget(name)
 
     @contextlib.asynccontextmanager
     async def _change(self, name: str) -> AsyncIterator[None]:

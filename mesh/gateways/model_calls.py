@@ -54,6 +54,10 @@ class ModelCalls:
         """See that there is a stream to `name`; raises `DeploymentNotFound`, or what is wrong with the way there."""
         return (await self._line(name)).calls.deployment
 
+    def forget(self, name: str) -> None:
+        """Look `name` up again for the next call: it was deployed anew, or is gone. Calls that run go on."""
+        self._lines.pop(name, None)
+
     async def run(self, name: str, tensors: Sequence[Tensor], traceparent: str = "") -> Answer:
         """The answer to one request; raises its error, and what broke the stream."""
         line = await self._line(name)
@@ -100,7 +104,8 @@ class ModelCalls:
         try:
             while not collecting.done():
                 await asyncio.wait({collecting}, timeout=IDLE_CHECK_S)
-                if not line.in_flight and self._now() - line.used_at > IDLE_LIMIT_S:
+                is_forgotten = self._lines.get(name) is not line
+                if not line.in_flight and (is_forgotten or self._now() - line.used_at > IDLE_LIMIT_S):
                     break
         finally:
             if self._lines.get(name) is line:

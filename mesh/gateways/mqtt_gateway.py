@@ -18,7 +18,7 @@ import json
 import secrets
 import time
 from collections import Counter, deque
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from mesh.errors import MeshError, NodeLost, NotFound, Overloaded, Refused
@@ -44,8 +44,9 @@ MAX_WAITING_BYTES = 128 << 20
 
 INFO_EVERY_S = 10.0
 
-AnswerMessage = Callable[[str, bytes, str, str], Awaitable[list[bytes]]]
-"""(source, payload, id of the message, trace context) to results, each a JSON document. Raises `MeshError`s."""
+AnswerMessage = Callable[[str, bytes, str, str], Awaitable[Sequence[bytes | MeshError]]]
+"""(source, payload, id of the message, trace context) to results, each a JSON document, or an error for what has none.
+Raises `MeshError`s."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +168,8 @@ class MqttGateway:
             results = await served.process(source, sample.payload, f"{self._run_id}-{self._number}", traceparent)
         except Exception as error:  # whatever it is, it ends this message alone
             return [self._error(key, told_of(error))]
-        return [(self._topics.result(pipeline, source), result) for result in results]
+        topic = self._topics.result(pipeline, source)
+        return [self._error(key, result) if isinstance(result, MeshError) else (topic, result) for result in results]
 
     async def _deliver(self, key: tuple[str, str], sample: Sample, told: list[Told]) -> None:
         """Publish what is `told` of a message, and acknowledge it; or keep for when it comes again what was not."""

@@ -17,6 +17,7 @@ from typing import ParamSpec, TypeVar
 from mesh.arrays import to_array
 from mesh.core.plan import Deployment
 from mesh.core.tensor import Tensor
+from mesh.errors import MeshError
 from mesh.gateways.contract import MODEL_VERSION, InferenceAnswer, InferenceRequest
 from mesh.gateways.inference import InferenceGateway
 from mesh.pipelines.judging import Told, check_output, judge
@@ -52,8 +53,12 @@ class PipelineRunner:
         check_output(self.pipeline.output, deployment.outputs)
         return deployment
 
-    async def process(self, source: str, payload: bytes, message_id: str, traceparent: str = "") -> list[Told]:
+    async def process(
+        self, source: str, payload: bytes, message_id: str, traceparent: str = ""
+    ) -> list[Told | MeshError]:
         """What the model says of the frames that this message completes, oldest first.
+
+        The last one may be an error: why the frames from there on have no result.
 
         Raises `SourceUnreadable` for a message that is broken, `TensorMismatch` where pipeline and model do not fit,
         and what asking the model raises.
@@ -62,13 +67,20 @@ class PipelineRunner:
         deployment = await self._gateway.describe(self.pipeline.model, "")
         preparer = self._preparer(source, deployment)
         parts = await _maybe_in_thread(len(payload), preparer.push, payload, received_at)
-        results = []
+        results: list[Told | MeshError] = []
         for number, part in enumerate(parts):
-            size = len(part) if isinstance(part, bytes) else part.nbytes
-            frame = await _maybe_in_thread(size, preparer.frame, part)
-            answer = await self._ask(deployment.inputs[0].name, frame, traceparent)
             identifier = message_id if len(parts) == 1 else f"{message_id}.{number}"
-            results.append(self._tell(source, identifier, received_at, frame, answer))
+            try:
+                size = len(part) if isinstance(part, bytes) else part.nbytes
+                frame = await _maybe_in_thread(size, preparer.frame, part)
+                answer = await self._ask(deployment.inputs[0].name, frame, traceparent)
+                results.append(self._tell(source, identifier, received_at, frame, answer))
+            except MeshError as error:
+                if not results:
+                    raise
+                left = len(parts) - number  # what fails once mostly fails again, after as long a wait
+                told = f"{left} of the message's {len(parts)} windows have no result: {error.message}"
+                return [*results, type(error)(told, hint=error.hint)]
         return results
 
     def _preparer(self, source: str, deployment: Deployment) -> Preparer:

@@ -1,4 +1,4 @@
-"""An MQTT 3.1.1 broker that a test plays, on loopback: one client at a time, and only what a gateway's connection needs.
+"""An MQTT 3.1.1 broker that a test plays, on loopback: one client at a time, and only what a gateway needs of one.
 
 Written after the standard (sections 2 and 3). It keeps what is not acknowledged, and sends it again to the next
 connection, as brokers do for a session that they keep.

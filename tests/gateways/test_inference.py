@@ -151,6 +151,16 @@ async def test_what_was_undeployed_and_deployed_with_other_tensors_is_looked_up_
     assert len(mesh.streams) == 2
 
 
+async def test_what_was_loaded_or_unloaded_here_is_looked_up_at_once(mesh: PlayedMesh) -> None:
+    gateway = InferenceGateway(mesh, OPEN)
+    await gateway.infer(ask())
+    await gateway.load("echo", {"1/model.onnx": b"new"})
+    assert (await gateway.describe("echo", "")).inputs == (), "the stream to the old one is open still"
+    await gateway.unload("echo")
+    with pytest.raises(DeploymentNotFound):
+        await gateway.describe("echo", "")
+
+
 async def test_a_stream_that_nobody_uses_is_closed(mesh: PlayedMesh, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(model_calls, "IDLE_CHECK_S", 0.001)
     clock = [0.0]

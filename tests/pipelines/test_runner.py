@@ -12,7 +12,7 @@ from PIL import Image
 
 from mesh.arrays import from_array, to_array
 from mesh.core.tensor import DType, Tensor, TensorSpec
-from mesh.errors import DeploymentNotFound, SourceUnreadable, TensorMismatch, UsageError
+from mesh.errors import DeploymentNotFound, MeshError, RunFailed, SourceUnreadable, TensorMismatch, UsageError
 from mesh.gateways.inference import InferenceGateway
 from mesh.gateways.repository import ModelRepository
 from mesh.pipelines import runner as runner_module
@@ -73,6 +73,19 @@ async def test_samples_of_each_source_fill_windows_of_their_own(mesh: PlayedMesh
     assert (told["score"], told["id"]) == (8.0, "3")
     both = await runner.process("a", np.ones((6, 2), "<f4").tobytes(), "4")
     assert [each["id"] for each in both] == ["4.0", "4.1"]
+
+
+async def test_the_results_before_a_window_that_failed_are_told(mesh: PlayedMesh) -> None:
+    described = pipeline('kind = "float32"', "channels = 2", "[pipeline.output]", 'kind = "score"')
+    runner = runner_for(mesh, described, SIGNAL)
+    mesh.compute = lambda tensors: RunFailed("too hot") if to_array(tensors[0]).max() > 1 else echo_sum(tensors)
+    values = np.repeat([1, 1, 9, 1], 8).astype("<f4")  # four windows, of which the third fails
+    first, second, error = await runner.process("a", values.tobytes(), "1")
+    assert [told["id"] for told in (first, second) if not isinstance(told, MeshError)] == ["1.0", "1.1"]
+    assert isinstance(error, RunFailed)
+    assert "2 of the message's 4 windows have no result: " in error.message
+    with pytest.raises(RunFailed, match="too hot"):
+        await runner.process("a", values[16:].tobytes(), "2")
 
 
 async def test_a_silent_source_is_forgotten_first(mesh: PlayedMesh, monkeypatch: pytest.MonkeyPatch) -> None:
