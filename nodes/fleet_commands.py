@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,8 +14,9 @@ from mesh.core.plan import Plan, PlanOptions
 from mesh.errors import MissingExtra, NoNodes, UsageError
 from mesh.runtime.coordinator import NO_NODES_HINT
 from nodes import render
+from nodes.choosing import admission_document, choose_variant
 from nodes.output import print_json, say
-from nodes.variants import choose_variant, list_variants
+from nodes.variants import list_variants
 from nodes.wishes import Wishes, make_options
 
 if TYPE_CHECKING:
@@ -116,7 +118,8 @@ async def deploy(
     async with connection as mesh:
         if variants:
             known = await names_of_nodes(mesh)
-            found = await choose_variant(mesh, variants, lambda model: make_options(wishes, model, known), say)
+            options_for = partial(make_options, wishes, names=known)
+            found, admissions = await choose_variant(mesh, model, variants, options_for, wishes.measure, say)
             data, options = found.data, found.options
         elif options is None:
             options = make_options(wishes, data, await names_of_nodes(mesh))
@@ -129,7 +132,7 @@ async def deploy(
                 "term": deployment.fence.term,
                 "generation": deployment.fence.generation,
                 "plan": plan_document(deployment.plan),
-                **({"variant": found.variant.name} if variants else {}),
+                **({"variant": found.variant.name, "admission": admission_document(admissions)} if variants else {}),
             }
         )
         return

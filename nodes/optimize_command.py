@@ -38,6 +38,7 @@ def optimize(
     """Make smaller and faster variants of MODEL, judge each against the float model, and time them here."""
     try:
         from mesh.model.read import read_model
+        from mesh.optimize.golden_set import GOLDEN_FILE, encode_golden_set
         from mesh.optimize.optimizer import optimize as run
         from mesh.optimize.output_folder import REPORT, check_place, translated, write_folder
     except ImportError as error:
@@ -57,6 +58,8 @@ def optimize(
         raise translated(error, error.filename or "the folder for temporary files") from None
     document = report.document()
     files = {offer.file: offer.data for offer in report.offered}
+    if report.golden_set is not None:
+        files[GOLDEN_FILE] = encode_golden_set(report.golden_set)
     write_folder(out, {**files, REPORT: (json.dumps(document, indent=2, allow_nan=False) + "\n").encode()})
     if as_json:
         print_json(document)

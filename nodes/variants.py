@@ -1,7 +1,7 @@
 """A folder of `mesh optimize` as something to deploy: its variants, and the one that this mesh runs best.
 
-The folder's own times are of the machine that made it; so every variant is planned on the mesh, whose devices time it,
-and the plans are compared. `mesh deploy` asks for it.
+The folder's own times and verdicts are of the machine that made it; so every variant is judged and timed on the devices
+(`nodes.admission`), planned on those that admit it, and the plans are compared. `mesh deploy` asks for it.
 """
 
 from __future__ import annotations
@@ -9,13 +9,17 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mesh.client.mesh_client import Mesh, read_model_file
 from mesh.core.plan import Objective, Plan, PlanOptions
 from mesh.errors import Infeasible, MeshError, ModelError, UsageError
+from mesh.optimize.choosing import FLOAT, choose
+
+if TYPE_CHECKING:
+    from mesh.optimize.admission import Admission
 
 REPORT = "report.json"
 
@@ -29,6 +33,8 @@ MAX_VARIANTS = 32
 class Variant:
     name: str
     path: Path
+    golden_accuracy: float | None = None
+    """On the golden set, where it was made."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +42,7 @@ class ChosenVariant:
     variant: Variant
     data: bytes
     options: PlanOptions
+    plan: Plan
 
 
 def list_variants(folder: Path) -> list[Variant]:
@@ -48,7 +55,10 @@ def list_variants(folder: Path) -> list[Variant]:
         if report.stat().st_size > MAX_REPORT_BYTES:
             raise UsageError(f"{report} is larger than {MAX_REPORT_BYTES >> 10} KiB", hint=hint)
         entries: Any = json.loads(report.read_text(encoding="utf-8"))["offered"]
-        variants = [Variant(str(entry["variant"]), folder / _plain(entry["file"])) for entry in entries]
+        variants = [
+            Variant(str(entry["variant"]), folder / _plain(entry["file"]), _share(entry.get("golden_accuracy")))
+            for entry in entries
+        ]
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise UsageError(f"{report} is no report of `mesh optimize`: {str(error)[:200]}", hint=hint) from None
     if not 0 < len(variants) <= MAX_VARIANTS:
@@ -63,19 +73,31 @@ def _plain(name: object) -> str:
     return name
 
 
-async def choose_variant(
+def _share(value: Any) -> float | None:
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
+        raise ValueError(f"an accuracy is {str(value)[:80]!r}")
+    return float(value)
+
+
+async def rank_variants(
     mesh: Mesh,
     variants: Sequence[Variant],
     options_for: Callable[[bytes], PlanOptions],
     say: Callable[[str], None],
-) -> ChosenVariant:
-    """The variant whose plan on this mesh is best for the objective; raises the last refusal where there is none."""
-    best: tuple[float, ChosenVariant] | None = None
+    admissions: Sequence[Admission] = (),
+) -> list[ChosenVariant]:
+    """Variants with their plans on this mesh, best for the objective first; the last refusal is raised where none is.
+
+    What `admissions` say was judged is planned on the devices that admitted it only. Without any, no device was asked.
+    """
+    ranked: list[tuple[float, ChosenVariant]] = []
     refusal: MeshError | None = None
     for variant in variants:
         data = await asyncio.to_thread(read_model_file, variant.path)
-        options = options_for(data)
         try:
+            options = _on_admitted(variant, options_for(data), admissions)
             plan = await mesh.coordinator.plan(data, options, say)
         except (Infeasible, ModelError) as error:
             say(f"variant {variant.name}: {error}")
@@ -83,13 +105,43 @@ async def choose_variant(
             continue
         told = f"{plan.predicted.throughput_per_s:.4g}/s, {plan.predicted.latency_s * 1e3:.4g} ms"
         say(f"variant {variant.name}: {told} expected on {len(plan.devices)} of the nodes")
-        rank = _rank(plan, options.objective)
-        if best is None or rank > best[0]:
-            best = rank, ChosenVariant(variant, data, options)
-    if best is None:
+        planned = replace(options, measure=False)  # it was measured just now
+        ranked.append((_rank(plan, options.objective), ChosenVariant(variant, data, planned, plan)))
+    if not ranked:
         raise refusal or UsageError("there is no variant to deploy")
-    say(f"variant {best[1].variant.name} is the best here")
-    return best[1]
+    ranked.sort(key=lambda entry: -entry[0])
+    return _prefer_timed_in_turns([found for _, found in ranked], admissions, say)
+
+
+def _on_admitted(variant: Variant, options: PlanOptions, admissions: Sequence[Admission]) -> PlanOptions:
+    """`options` on the devices that admitted the variant; raises `Infeasible` where none did.
+
+    Also later: a device that joins was not asked. Float runs anywhere unless a device was found to fail with it.
+    """
+    judged = [each for each in admissions if each.variant == variant.name]
+    if not judged or (variant.name == FLOAT and all(each.is_admitted for each in judged)):
+        return options
+    admitted = tuple(each.device for each in judged if each.is_admitted)
+    if not admitted:
+        raise Infeasible("no device admits it", hint="; ".join(dict.fromkeys(each.reason for each in judged)))
+    return replace(options, limits=replace(options.limits, only=admitted))
+
+
+def _prefer_timed_in_turns(
+    ranked: list[ChosenVariant], admissions: Sequence[Admission], say: Callable[[str], None]
+) -> list[ChosenVariant]:
+    """Where all plans are the same one device, times that were taken there in turns tell better than predictions."""
+    devices = {tuple(found.plan.devices) for found in ranked}
+    if len(devices) != 1 or len(next(iter(devices))) != 1 or ranked[0].options.objective is Objective.MEMORY:
+        return ranked
+    (device,) = next(iter(devices))
+    timed = {each.variant: each.speed_up for each in admissions if each.device == device}
+    rest = [found for found in ranked if found.variant.name != FLOAT]
+    if FLOAT not in timed or any(timed.get(found.variant.name) is None for found in rest):
+        return ranked
+    best, why = choose({found.variant.name: (timed[found.variant.name] or 0.0, len(found.data)) for found in rest})
+    say(f"{best}: {why}")
+    return sorted(ranked, key=lambda found: found.variant.name != best)
 
 
 def _rank(plan: Plan, objective: Objective) -> float:

@@ -19,11 +19,13 @@ import onnxruntime
 from mesh.arrays import Array
 from mesh.errors import MeshError, UsageError
 from mesh.model.read import SourceModel, read_model_bytes
+from mesh.optimize.choosing import FLOAT, choose
 from mesh.optimize.contract import Material, Pass, PassFailed
 from mesh.optimize.footprint import measure_footprint
+from mesh.optimize.golden_set import take_golden_set
 from mesh.optimize.operators import why_not_quantisable
 from mesh.optimize.quantiser import MeasuredRanges
-from mesh.optimize.report import FLOAT, Offer, PassSize, Refusal, Report
+from mesh.optimize.report import Offer, PassSize, Refusal, Report
 from mesh.optimize.running import answers_of, reference_answers
 from mesh.optimize.samples import Samples, read_labels, read_samples
 from mesh.optimize.search import fewest_in_float
@@ -33,9 +35,6 @@ from mesh.optimize.verdict import Golden, Scores, make_golden
 
 MAX_DROP_POINTS = 1.0
 """Of accuracy, in percentage points: what people accept for a model of a quarter of the size."""
-
-CLEARLY_FASTER = 1.02
-"""Two equal models differ by less in their median ratio; up to here float, which loses no accuracy, is chosen."""
 
 MIN_PREPARED_SQNR_DB = 60.0
 """Fusion only reorders float arithmetic: 100 dB and more. Below, an optimisation or a conversion broke the model."""
@@ -218,11 +217,14 @@ def _measure(work: _Work, offered: list[Offer], refused: list[Refusal], passes: 
     everything = [Offer(FLOAT, work.model.data, work.verdict.reference), *offered]
     work.progress(f"timing {len(everything)} variants in turns, one thread")
     times = time_in_turns({offer.variant: offer.data for offer in everything}, FLOAT, judging)
+    golden_set = take_golden_set(judging, golden)
     timed = []
     for offer in everything:
         work.progress(f"{offer.variant}: memory and load time")
         footprint = measure_footprint(offer.data, judging[0])
-        timed.append(replace(offer, timing=times[offer.variant], footprint=footprint))
+        accuracy = golden_set.golden.score(answers_of(offer.data, golden_set.samples, optimised=True)).accuracy
+        made = replace(offer, timing=times[offer.variant], footprint=footprint, golden_accuracy=accuracy)
+        timed.append(made)
     chosen, why = choose({offer.variant: (times[offer.variant].speed_up, len(offer.data)) for offer in offered})
     notes = []
     if len(judging) * max_drop_points < 100 and golden.classes is not None:
@@ -242,21 +244,5 @@ def _measure(work: _Work, offered: list[Offer], refused: list[Refusal], passes: 
         why_chosen=why,
         engine=f"onnxruntime {onnxruntime.__version__}",
         notes=tuple(notes),
+        golden_set=golden_set,
     )
-
-
-def choose(measured: Mapping[str, tuple[float, int]]) -> tuple[str, str]:
-    """The variant for this machine and why, from (speed relative to float, bytes) of all that passed the gate.
-
-    Of those that are as fast as the fastest, the smallest.
-    """
-    if not measured:
-        return FLOAT, "no other variant is offered"
-    fastest, (best, _bytes) = max(measured.items(), key=lambda item: item[1][0])
-    if best < CLEARLY_FASTER:
-        how = "slower" if best < 1 else "no faster"
-        return FLOAT, f"int8 is {how} here: {fastest}, the fastest, runs at {best:.2f} times the speed of float"
-    equal = {name: size for name, (speed_up, size) in measured.items() if speed_up * CLEARLY_FASTER >= best}
-    name = min(equal, key=lambda each: equal[each])
-    how = "the fastest here" if len(equal) == 1 else "the smallest of the fastest here"
-    return name, f"{how}: {measured[name][0]:.2f} times the speed of float"

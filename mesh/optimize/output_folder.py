@@ -10,8 +10,13 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from mesh.errors import StorageError, StorageFull, StorageReadOnly, UsageError
+from mesh.optimize.golden_set import GOLDEN_FILE
 
 REPORT = "report.json"
+
+OWN_FILES = frozenset({REPORT, GOLDEN_FILE})
+"""Besides the variants."""
+
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _READ_ONLY = frozenset({errno.EROFS, errno.EACCES, errno.EPERM})
 
@@ -26,7 +31,7 @@ def check_place(out: Path) -> None:
     if not out.is_dir():
         return
     names = {each.name for each in out.iterdir()}
-    strange = sorted(name for name in names if name != REPORT and not name.endswith(".onnx"))
+    strange = sorted(name for name in names if name not in OWN_FILES and not name.endswith(".onnx"))
     if names and (REPORT not in names or strange):
         raise UsageError(
             f"{out} holds other files ({', '.join(strange or sorted(names))[:200]})",

@@ -7,11 +7,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mesh.optimize.footprint import Footprint
+from mesh.optimize.golden_set import GoldenSet
 from mesh.optimize.timing import Timing
 from mesh.optimize.verdict import Scores
-
-FLOAT = "float"
-"""Name of the variant that is the model as it was given."""
 
 
 @dataclass(frozen=True)
@@ -22,6 +20,8 @@ class Offer:
     kept_float: tuple[str, ...] = ()
     timing: Timing | None = None
     footprint: Footprint | None = None
+    golden_accuracy: float | None = None
+    """Of the samples that go with the folder, which devices are judged by."""
 
     @property
     def file(self) -> str:
@@ -58,6 +58,8 @@ class Report:
     why_chosen: str
     engine: str
     notes: tuple[str, ...] = ()
+    golden_set: GoldenSet | None = field(default=None, repr=False)
+    """What devices are judged by."""
 
     @property
     def reference(self) -> Offer:
@@ -126,6 +128,7 @@ def _offer_document(offer: Offer) -> dict[str, Any]:
         "bytes": len(offer.data),
         "accuracy": offer.scores.accuracy,
         "agreement": offer.scores.agreement,
+        "golden_accuracy": offer.golden_accuracy,
         "sqnr_db": round(offer.scores.sqnr_db, 2),
         "p50_ms": round(timing.p50_ms, 5) if timing else None,
         "p95_ms": round(timing.p95_ms, 5) if timing else None,

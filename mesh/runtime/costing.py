@@ -147,7 +147,7 @@ async def measure_costs(
     A node that is lost meanwhile is left out, unless what is asked for cannot be had without it. Raises `NodeLost`,
     and `StorageError` where the store is a coordinator's own and cannot be written.
     """
-    needed = len(nodes) if options.forced is not None or options.limits.only else options.stages or 1
+    needed = len(nodes) if options.forced is not None else options.stages or 1
     may_cut = options.forced is None and options.stages != 1 and len(nodes) > 1
     if options.measure:
         store.forget_model(graph.model_sha256)

@@ -136,13 +136,15 @@ def _chosen(nodes: Sequence[Answered], options: PlanOptions) -> list[Answered]:
     """The nodes that may be used; what is excluded is not even measured."""
     known = {node.view.capabilities.node_id: node for node in nodes}
     limits = options.limits
-    wanted = options.forced.devices if options.forced is not None else limits.only
+    wanted = options.forced.devices if options.forced is not None else ()
     pinned = (*wanted, *([limits.head] if limits.head is not None else ()))
     missing = [device for device in pinned if device not in known]
+    if not missing and limits.only and not any(device in known for device in limits.only):
+        missing = list(limits.only)
     if missing:
         raise NoNodes(f"nodes {', '.join(device[:8] for device in missing)} are asked for and do not answer")
     chosen = [known[device] for device in wanted] if wanted else list(nodes)
-    left = [node for node in chosen if node.view.capabilities.node_id not in limits.excluded]
+    left = [node for node in chosen if limits.allows(node.view.capabilities.node_id)]
     if not left:
         raise Infeasible("every node that answers is excluded")
     return left

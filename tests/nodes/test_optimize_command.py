@@ -12,6 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from mesh.optimize.golden_set import GOLDEN_FILE, decode_golden_set
+
 ROOT = Path(__file__).parents[2]
 DATA = ROOT / "nodes" / "demo_data"
 
@@ -40,7 +42,11 @@ def test_the_folder_holds_what_is_offered_and_the_report(sample: Path, tmp_path:
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
     assert json.loads((out / "report.json").read_text()) == report
-    assert {path.name for path in out.iterdir()} == {"report.json", *(each["file"] for each in report["offered"])}
+    files = {each["file"] for each in report["offered"]}
+    assert {path.name for path in out.iterdir()} == {"report.json", GOLDEN_FILE, *files}
+    taken = decode_golden_set((out / GOLDEN_FILE).read_bytes())
+    assert 0 < len(taken.samples) <= report["reference"]["samples"]["judged"]
+    assert all(0 <= each["golden_accuracy"] <= 1 for each in report["offered"])
     assert all((out / each["file"]).stat().st_size == each["bytes"] for each in report["offered"])
     assert "timing" in done.stderr
     again = run("--calibration", sample / "x.npz", "--out", out)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,9 +11,11 @@ from typing import Any
 
 import pytest
 
+from mesh.core.ids import NodeId
 from mesh.core.plan import Objective, Plan, PlanOptions, Prediction
 from mesh.errors import Infeasible, UsageError
-from nodes.variants import REPORT, choose_variant, list_variants
+from mesh.optimize.admission import Admission
+from nodes.variants import REPORT, ChosenVariant, list_variants, rank_variants
 from tests.runtime.fake_models import chain, make_deployment
 
 PLAN = make_deployment(chain(1), {"0" * 32: "127.0.0.1:1"}).plan  # type: ignore[dict-item]
@@ -42,13 +45,32 @@ def predicted(throughput_per_s: float, latency_s: float) -> Plan:
     return replace(PLAN, predicted=Prediction(throughput_per_s, latency_s))
 
 
-async def choose(folder: Path, monkeypatch: pytest.MonkeyPatch, objective: Objective, **plans: Plan) -> str:
+async def rank(
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    objective: Objective,
+    admissions: Sequence[Admission] = (),
+    **plans: Plan,
+) -> list[ChosenVariant]:
     monkeypatch.setattr("nodes.variants.read_model_file", lambda path: path.read_bytes())
     planner = Planner({name.encode(): plan for name, plan in plans.items()})
     mesh: Any = SimpleNamespace(coordinator=planner)
-    found = await choose_variant(mesh, list_variants(folder), lambda data: PlanOptions(objective), lambda line: None)
-    assert found.data == found.variant.name.encode()
-    return found.variant.name
+    found = await rank_variants(
+        mesh, list_variants(folder), lambda data: PlanOptions(objective, measure=True), lambda line: None, admissions
+    )
+    assert all(each.data == each.variant.name.encode() for each in found)
+    assert not any(each.options.measure for each in found), "what was measured just now is measured again"
+    return found
+
+
+async def choose(
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    objective: Objective,
+    admissions: Sequence[Admission] = (),
+    **plans: Plan,
+) -> str:
+    return (await rank(folder, monkeypatch, objective, admissions, **plans))[0].variant.name
 
 
 async def test_the_variant_that_the_mesh_runs_best_is_chosen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -58,6 +80,43 @@ async def test_the_variant_that_the_mesh_runs_best_is_chosen(tmp_path: Path, mon
     assert await choose(folder, monkeypatch, Objective.LATENCY, **plans) == "float"
     with pytest.raises(Infeasible, match="fits nowhere"):
         await choose(folder, monkeypatch, Objective.THROUGHPUT)
+
+
+A, B = NodeId("0" * 32), NodeId("1" * 32)
+
+
+def admitted(variant: str, device: NodeId, speed_up: float = 1.0) -> Admission:
+    return Admission(variant, device, accuracy=0.9, sqnr_db=30, p50_ms=1, p95_ms=1, speed_up=speed_up)
+
+
+async def test_a_variant_is_planned_on_devices_that_admit_it_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = write_folder(tmp_path, float=b"float", int8=b"int8", safe=b"safe", pruned=b"pruned")
+    asked = [admitted(name, device) for name in ("float", "safe") for device in (A, B)]
+    asked += [admitted("int8", A), Admission("int8", B, "it overflows")]
+    asked += [Admission("pruned", A, "bad"), Admission("pruned", B, "bad")]
+    plans = {
+        name: predicted(speed, 1 / speed) for name, speed in {"float": 1, "int8": 2, "safe": 3, "pruned": 9}.items()
+    }
+    found = {each.variant.name: each for each in await rank(folder, monkeypatch, Objective.MEMORY, asked, **plans)}
+    assert set(found) == {"float", "int8", "safe"}, "nobody admits the pruned one"
+    assert found["int8"].options.limits.only == (A,)
+    assert found["safe"].options.limits.only == (A, B), "a device that joins later was not asked"
+    assert found["float"].options.limits.only == ()
+
+
+async def test_on_one_device_times_that_were_taken_in_turns_decide(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = write_folder(tmp_path, float=b"float", int8=b"int8")
+    plans = {"float": predicted(10, 0.1), "int8": predicted(11, 0.09)}
+    asked = [admitted("float", A), admitted("int8", A, speed_up=0.9)]
+    assert await choose(folder, monkeypatch, Objective.THROUGHPUT, asked, **plans) == "float"
+    assert await choose(folder, monkeypatch, Objective.THROUGHPUT, [], **plans) == "int8"
+    asked = [admitted("float", A), admitted("int8", A, speed_up=1.1)]
+    plans["int8"] = predicted(9, 0.12)
+    assert await choose(folder, monkeypatch, Objective.LATENCY, asked, **plans) == "int8"
 
 
 @pytest.mark.parametrize(
@@ -71,6 +130,8 @@ async def test_the_variant_that_the_mesh_runs_best_is_chosen(tmp_path: Path, mon
         ('{"offered": [{"variant": "a", "file": "../a.onnx"}]}', "no file of the folder"),
         ('{"offered": [{"variant": "a", "file": "/etc/passwd"}]}', "no file of the folder"),
         ('{"offered": [{"variant": "a", "file": 3}]}', "no file of the folder"),
+        ('{"offered": [{"variant": "a", "file": "a.onnx", "golden_accuracy": 2}]}', "an accuracy is"),
+        ('{"offered": [{"variant": "a", "file": "a.onnx", "golden_accuracy": true}]}', "an accuracy is"),
         (" " * (1 << 21), "larger than"),
     ],
 )

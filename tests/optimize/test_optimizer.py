@@ -16,9 +16,10 @@ from mesh.core.tensor import TensorSpec
 from mesh.errors import CalibrationError, ModelInvalid, TensorMismatch, UsageError
 from mesh.model.read import SourceModel, read_model, read_model_bytes
 from mesh.optimize import optimizer
+from mesh.optimize.choosing import FLOAT
 from mesh.optimize.contract import Material, PassFailed
 from mesh.optimize.optimizer import optimize
-from mesh.optimize.report import FLOAT, Report
+from mesh.optimize.report import Report
 from mesh.optimize.static_int8 import StaticInt8
 from mesh.optimize.table import VARIANTS
 from mesh.optimize.timing import time_in_turns

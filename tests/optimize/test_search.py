@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as some
 
-from mesh.optimize.optimizer import CLEARLY_FASTER, choose
+from mesh.optimize.choosing import CLEARLY_FASTER, choose
 from mesh.optimize.search import fewest_in_float
 
 

@@ -1,0 +1,73 @@
+"""May a variant run on a device? It answers the golden set there, and the answers are judged as they were where the
+variant was made: by the same gate, and by how far the two places are apart. Pure.
+
+Whoever deploys a folder of variants asks; a plan then uses a variant only on devices that were asked and agreed.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from mesh.core.ids import NodeId
+from mesh.optimize.verdict import Golden, Scores
+
+MAX_APART_POINTS = 0.5
+"""Of accuracy, between two devices with the same variant: orders of summation differ, arithmetic does not."""
+
+
+@dataclass(frozen=True, slots=True)
+class Admission:
+    """One variant on one device. Figures are None where it came to none."""
+
+    variant: str
+    device: NodeId
+    reason: str = ""
+    """Why it is refused there, in words; empty where it is admitted."""
+    accuracy: float | None = None
+    """0 to 1, as `Scores.accuracy`."""
+    sqnr_db: float | None = None
+    p50_ms: float | None = None
+    p95_ms: float | None = None
+    speed_up: float | None = None
+    """Over float on the same device, in turns; None where float was not timed beside it."""
+    at: float = 0.0
+    """Unix time."""
+
+    @property
+    def is_admitted(self) -> bool:
+        return not self.reason
+
+
+def why_refused(golden: Golden, scores: Scores, made_with: float | None, max_drop_points: float) -> str:
+    """Why a variant with these `scores` on a device may not run there; "" where it may.
+
+    `made_with`: its accuracy on the same samples where it was made; None where that is not known.
+    """
+    reason = golden.judge(scores, golden.score(golden.answers), max_drop_points)
+    if reason or made_with is None or scores.accuracy is None:
+        return reason
+    apart = 100 * abs(scores.accuracy - made_with)
+    allowed = max(MAX_APART_POINTS, 100 / len(golden.answers))
+    if apart <= allowed + 1e-9:
+        return ""
+    return (
+        f"{scores.accuracy:.2%} of its answers are right here, {made_with:.2%} where it was made; "
+        f"{allowed:.2g} points may lie between"
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class TurnTimes:
+    p50_ms: float
+    p95_ms: float
+    speed_up: float
+
+
+def summarise_turns(own_ms: Sequence[float], float_ms: Sequence[float]) -> TurnTimes:
+    """Times of runs that were made in turns with float's; at least one of each."""
+    ordered = sorted(own_ms)
+    p95 = ordered[round(0.95 * (len(ordered) - 1))]
+    ratio = statistics.median(theirs / own for own, theirs in zip(own_ms, float_ms, strict=True))
+    return TurnTimes(statistics.median(ordered), p95, ratio)

@@ -1,0 +1,119 @@
+"""`mesh deploy FOLDER`: every variant is judged on every device, planned, and the best that holds together is taken."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from mesh.client.mesh_client import Mesh, read_model_file
+from mesh.core.plan import PlanOptions
+from mesh.errors import MeshError, UsageError, VerificationFailed
+from mesh.optimize.admission import Admission
+from mesh.optimize.choosing import FLOAT
+from mesh.optimize.golden_set import GOLDEN_FILE, decode_golden_set
+from nodes.admission import Candidate, Gate, MeshBench, admit_everywhere, why_refused_together
+from nodes.admission_file import FILE_NAME, AdmissionFile
+from nodes.options import cost_file
+from nodes.variants import REPORT, ChosenVariant, Variant, rank_variants
+
+MAX_FILE_BYTES = 256 << 20
+"""Of a golden set's file, packed: above what the optimizer writes."""
+
+Say = Callable[[str], None]
+
+
+async def choose_variant(
+    mesh: Mesh,
+    folder: Path,
+    variants: Sequence[Variant],
+    options_for: Callable[[bytes], PlanOptions],
+    is_anew: bool,
+    say: Say,
+) -> tuple[ChosenVariant, list[Admission]]:
+    """The variant to deploy, and what the devices were found to do; `is_anew`: ask them again.
+
+    Raises what planning the last variant raised, and `VerificationFailed` where none holds together.
+    """
+    gate = await asyncio.to_thread(read_gate, folder)
+    if gate is None or FLOAT not in {variant.name for variant in variants}:
+        say(f"warning: {folder} has no golden set: variants are not judged on the devices; make it again")
+        return (await rank_variants(mesh, variants, options_for, say))[0], []
+    bench = MeshBench(mesh)
+    admissions = await _ask_devices(bench, mesh, variants, options_for, gate, is_anew, say)
+    ranked = await rank_variants(mesh, variants, options_for, say, admissions)
+    for found in ranked:
+        reason = await _why_not_together(bench, found, gate)
+        if not reason:
+            say(f"variant {found.variant.name} is the best here")
+            return found, admissions
+        say(f"variant {found.variant.name} refused as it is planned: {reason}")
+    raise VerificationFailed(
+        "no variant gives the float model's answers as it is planned here", hint="deploy the float model's file"
+    )
+
+
+async def _ask_devices(
+    bench: MeshBench,
+    mesh: Mesh,
+    variants: Sequence[Variant],
+    options_for: Callable[[bytes], PlanOptions],
+    gate: Gate,
+    is_anew: bool,
+    say: Say,
+) -> list[Admission]:
+    candidates = [
+        Candidate(each.name, await asyncio.to_thread(read_model_file, each.path), each.golden_accuracy)
+        for each in variants
+    ]
+    limits = options_for(candidates[0].data).limits
+    views = [view for view in await mesh.nodes() if not view.is_lost and limits.allows(view.capabilities.node_id)]
+    known = AdmissionFile(cost_file().with_name(FILE_NAME), is_anew=is_anew)
+    try:
+        return await admit_everywhere(bench, candidates, gate, views, known, say)
+    finally:
+        told = known.save()
+        if told:
+            say(told)
+
+
+async def _why_not_together(bench: MeshBench, found: ChosenVariant, gate: Gate) -> str:
+    if len(found.plan.stages) == 1:
+        return ""  # each of its devices was asked about just this
+    candidate = Candidate(found.variant.name, found.data, found.variant.golden_accuracy)
+    try:
+        return await why_refused_together(bench, candidate, gate, found.options)
+    except MeshError as error:
+        return f"it could not be judged: {error.message}"
+
+
+def read_gate(folder: Path) -> Gate | None:
+    """None where the folder has no golden set; raises `UsageError` for a broken one."""
+    path = folder / GOLDEN_FILE
+    try:
+        if path.stat().st_size > MAX_FILE_BYTES:
+            raise UsageError(f"{path} is larger than {MAX_FILE_BYTES >> 20} MiB")
+        data = path.read_bytes()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror or error}") from None
+    return Gate(decode_golden_set(data), hashlib.sha256(data).hexdigest(), _max_drop_points(folder / REPORT))
+
+
+def _max_drop_points(report: Path) -> float:
+    try:
+        points = json.loads(report.read_text(encoding="utf-8"))["reference"]["max_drop_points"]
+        if isinstance(points, bool) or not 0 <= points <= 100:
+            raise ValueError(f"max_drop_points is {str(points)[:40]}")
+        return float(points)
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise UsageError(f"{report} is no report of `mesh optimize`: {str(error)[:200]}") from None
+
+
+def admission_document(admissions: Sequence[Admission]) -> list[dict[str, Any]]:
+    return [{**asdict(each), "admitted": each.is_admitted} for each in admissions]
