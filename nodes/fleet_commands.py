@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from mesh.client.mesh_client import Mesh, read_model_file
@@ -14,7 +15,6 @@ from mesh.core.plan import Plan, PlanOptions
 from mesh.errors import MissingExtra, NoNodes, UsageError
 from mesh.runtime.coordinator import NO_NODES_HINT
 from nodes import render
-from nodes.choosing import admission_document, choose_variant
 from nodes.output import print_json, say
 from nodes.variants import list_variants
 from nodes.wishes import Wishes, make_options
@@ -119,7 +119,8 @@ async def deploy(
         if variants:
             known = await names_of_nodes(mesh)
             options_for = partial(make_options, wishes, names=known)
-            found, admissions = await choose_variant(mesh, model, variants, options_for, wishes.measure, say)
+            choosing = _load_choosing()
+            found, admissions = await choosing.choose_variant(mesh, model, variants, options_for, wishes.measure, say)
             data, options = found.data, found.options
         elif options is None:
             options = make_options(wishes, data, await names_of_nodes(mesh))
@@ -132,7 +133,11 @@ async def deploy(
                 "term": deployment.fence.term,
                 "generation": deployment.fence.generation,
                 "plan": plan_document(deployment.plan),
-                **({"variant": found.variant.name, "admission": admission_document(admissions)} if variants else {}),
+                **(
+                    {"variant": found.variant.name, "admission": choosing.admission_document(admissions)}
+                    if variants
+                    else {}
+                ),
             }
         )
         return
@@ -143,6 +148,18 @@ async def deploy(
     print(
         f"{deployment.name} is active (generation {deployment.fence}); try: mesh infer {deployment.name} --input X.npz"
     )
+
+
+def _load_choosing() -> ModuleType:
+    try:
+        from nodes import choosing
+    except ImportError as error:
+        raise MissingExtra(
+            f"judging variants needs the package {error.name!r}, which is not installed here",
+            hint="install the extra infermesh[coordinator]: pip install '.[coordinator]' in a clone, "
+            "or deploy one file of the folder",
+        ) from None
+    return choosing
 
 
 async def show_status(connection: Mesh, name: str, as_json: bool) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -215,14 +214,6 @@ def test_entries_grow_old_and_are_bounded(monkeypatch: pytest.MonkeyPatch) -> No
         known.put(str(number), Admission("v", A, at=now - number / 1e3))
     assert known.get("young") is None, "the oldest go first"
     assert known.get("0") is not None
-
-
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
-def test_a_folder_that_cannot_be_written_is_told(tmp_path: Path) -> None:
-    tmp_path.chmod(0o500)
-    known = AdmissionFile(tmp_path / "sub" / "admissions.json")
-    known.put("k", Admission("v", A))
-    assert "not kept for the next time" in known.save()
 
 
 def test_a_place_that_is_no_folder_is_told(tmp_path: Path) -> None:
