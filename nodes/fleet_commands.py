@@ -115,6 +115,7 @@ async def deploy(
     if not variants:
         data = await asyncio.to_thread(read_model_file, model)
         options = options_without_nodes(wishes, data)
+    choice: dict[str, Any] = {}
     async with connection as mesh:
         if variants:
             known = await names_of_nodes(mesh)
@@ -122,6 +123,7 @@ async def deploy(
             choosing = _load_choosing()
             found, admissions = await choosing.choose_variant(mesh, model, variants, options_for, wishes.measure, say)
             data, options = found.data, found.options
+            choice = {"variant": found.variant.name, "admission": choosing.admission_document(admissions)}
         elif options is None:
             options = make_options(wishes, data, await names_of_nodes(mesh))
         deployment = await mesh.coordinator.deploy(data, chosen, options, say)
