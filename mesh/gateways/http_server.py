@@ -17,6 +17,11 @@ MAX_CONNECTIONS = 512
 
 KEEP_ALIVE_S = 60
 
+GONE_AFTER_S = 60
+"""A client that the network lost without a word is asked after, and its place given to another, after some two of it."""
+
+PROBES = 4
+
 GRACE_S = 5
 """At the end, for requests that are running."""
 
@@ -72,6 +77,10 @@ def _bind(listen: str) -> socket.socket:
     listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)  # accepted connections inherit all of these
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, GONE_AFTER_S)
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, GONE_AFTER_S // PROBES)
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, PROBES)
         listener.bind((host, int(port)))
         listener.listen(MAX_CONNECTIONS)  # who comes before the server has started waits, and is not refused
     except OSError as error:

@@ -40,6 +40,13 @@ MAX_MESSAGE_BYTES = 256 << 20
 MAX_CALLS_AT_ONCE = 512
 """Above what `inference` accepts, so that its refusal, which says why, is what callers see first."""
 
+KEEPALIVE_MS = 60_000
+KEEPALIVE_TIMEOUT_MS = 20_000
+"""A client that the network lost without a word gives its place back; by default that takes two hours."""
+
+PING_INTERVAL_MS = 5_000
+"""Clients that ask after us more often are sent away; the default of five minutes sends many away that mean well."""
+
 STREAM_METHOD = "ModelStreamInfer"
 
 
@@ -60,6 +67,12 @@ class OipGrpcServer:
                 ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
                 ("grpc.max_metadata_size", MAX_METADATA_BYTES),
                 ("grpc.so_reuseport", 0),
+                ("grpc.keepalive_time_ms", KEEPALIVE_MS),
+                ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_MS),
+                ("grpc.http2.ping_timeout_ms", KEEPALIVE_TIMEOUT_MS),
+                ("grpc.keepalive_permit_without_calls", 1),
+                ("grpc.http2.max_pings_without_data", 0),
+                ("grpc.http2.min_ping_interval_without_data_ms", PING_INTERVAL_MS),
             ],
         )
         self._server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler(SERVICE, self._handlers())])

@@ -11,7 +11,7 @@ import base64
 import binascii
 import contextlib
 import json
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping
 from typing import Any
 
 from starlette.applications import Starlette
@@ -48,6 +48,9 @@ MAX_BODIES_BYTES = 384 << 20
 
 LARGE_BYTES = 256 << 10
 """JSON from this size on is read and written in a thread: it takes milliseconds, which others need not wait for."""
+
+SILENCE_LIMIT_S = 30.0
+"""Between two parts of a body. A device that lost its power says nothing, and what it sent counts against the limits."""
 
 CLIENT_GONE = 499
 """As proxies write it down; never sent to anybody."""
@@ -183,13 +186,23 @@ async def _receive(request: Request, budget: Callable[[int], None]) -> bytes:
         raise HTTPException(415, f"content encoding {encoding[:40]!r} is not taken here: send the body as it is")
     chunks: list[bytes] = []
     size = 0
-    async for chunk in request.stream():
+    stream = request.stream()
+    while (chunk := await _next_chunk(stream)) is not None:
         size += len(chunk)
         if size > MAX_BODY_BYTES:
             raise HTTPException(413, f"the body is larger than {MAX_BODY_BYTES >> 20} MiB")
         budget(len(chunk))
         chunks.append(chunk)
     return b"".join(chunks)
+
+
+async def _next_chunk(stream: AsyncGenerator[bytes, None]) -> bytes | None:
+    try:
+        async with asyncio.timeout(SILENCE_LIMIT_S):
+            return await anext(stream, None)
+    except TimeoutError:
+        told = f"nothing came of the body for {SILENCE_LIMIT_S:g} s"
+        raise HTTPException(408, told, {"Connection": "close"}) from None
 
 
 async def _maybe_in_thread(size: int, work: Callable[..., Any], *arguments: Any) -> Any:
@@ -228,11 +241,11 @@ def _answering(handler: _Handler) -> _Handler:
     return answer
 
 
-def _error(status: int, line: str) -> Response:
-    return Response(json.dumps({"error": line}), status_code=status, media_type="application/json")
+def _error(status: int, line: str, headers: Mapping[str, str] | None = None) -> Response:
+    return Response(json.dumps({"error": line}), status_code=status, headers=headers, media_type="application/json")
 
 
 def _tell_http_error(request: Request, error: Exception) -> Response:
     if not isinstance(error, HTTPException):
         raise error
-    return _error(error.status_code, str(error.detail))
+    return _error(error.status_code, str(error.detail), error.headers)

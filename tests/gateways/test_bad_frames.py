@@ -10,8 +10,10 @@ from typing import Any
 import grpc
 import pytest
 
-from mesh.gateways import oip_grpc
+from mesh.gateways import oip_grpc, oip_rest
+from mesh.gateways.inference import InferenceGateway
 from mesh.gateways.public_messages import SERVICE
+from mesh.gateways.repository import ModelRepository
 from tests.gateways.served import ModelInferRequest, Served, request_for
 from tests.runtime.fake_models import vector
 
@@ -135,6 +137,40 @@ async def test_who_hangs_up_within_a_body_leaves_no_trace_in_the_log(
     for _ in range(3):
         await still_answers(served)
     assert not caplog.records
+
+
+async def test_a_body_that_does_not_go_on_gives_back_what_it_held(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(oip_rest, "SILENCE_LIMIT_S", 0.05)
+    host, _, port = served.http.rpartition(":")
+
+    def talk() -> bytes:
+        with socket.create_connection((host, int(port)), timeout=10) as link:
+            link.sendall(b"POST /v2/models/echo/infer HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n{")
+            return b"".join(iter(lambda: link.recv(65536), b""))  # until it is closed
+
+    said = await asyncio.to_thread(talk)
+    assert b"408" in said and b"nothing came of the body" in said
+    monkeypatch.undo()
+    await still_answers(served)
+
+
+async def test_a_grpc_client_that_is_lost_without_a_word_is_given_up(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(oip_grpc, "KEEPALIVE_MS", 1000)
+    monkeypatch.setattr(oip_grpc, "KEEPALIVE_TIMEOUT_MS", 100)
+    server = oip_grpc.OipGrpcServer(InferenceGateway(served.mesh, ModelRepository(None, False)), served.mesh.tasks)
+    host, _, port = (await server.start("127.0.0.1:0")).rpartition(":")
+
+    def talk() -> bool:
+        with socket.create_connection((host, int(port)), timeout=50) as link:
+            link.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(3) + b"\4" + bytes(5))  # and empty settings
+            return link.recv(65536) != b"" and b"" in iter(lambda: link.recv(65536), None)
+
+    assert await asyncio.to_thread(talk)
+    await server.stop(0)
 
 
 @pytest.mark.parametrize(
