@@ -135,11 +135,7 @@ async def deploy(
                 "term": deployment.fence.term,
                 "generation": deployment.fence.generation,
                 "plan": plan_document(deployment.plan),
-                **(
-                    {"variant": found.variant.name, "admission": choosing.admission_document(admissions)}
-                    if variants
-                    else {}
-                ),
+                **choice,
             }
         )
         return

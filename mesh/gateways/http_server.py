@@ -18,7 +18,7 @@ MAX_CONNECTIONS = 512
 KEEP_ALIVE_S = 60
 
 GONE_AFTER_S = 60
-"""A client that the network lost without a word is asked after, and its place given to another, after some two of it."""
+"""A client that the network lost without a word is asked after then, and given up after as long again."""
 
 PROBES = 4
 

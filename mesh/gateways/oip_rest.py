@@ -50,7 +50,7 @@ LARGE_BYTES = 256 << 10
 """JSON from this size on is read and written in a thread: it takes milliseconds, which others need not wait for."""
 
 SILENCE_LIMIT_S = 30.0
-"""Between two parts of a body. A device that lost its power says nothing, and what it sent counts against the limits."""
+"""Between two parts of a body: a device without power says nothing, and what it sent counts against the limits."""
 
 CLIENT_GONE = 499
 """As proxies write it down; never sent to anybody."""
