@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import logging
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -22,6 +23,9 @@ from mesh.discovery.contract import Advertisement, DiscoveryEvent
 from mesh.discovery.interfaces import Interface, choose_interfaces, list_interfaces
 from mesh.discovery.records import MAX_READ_TXT_BYTES, read_record, txt_properties
 from mesh.discovery.roster import PeerKey, Roster, is_other, key_of
+from mesh.errors import UsageError
+
+_log = logging.getLogger(__name__)
 
 PREFIX = "mesh/presence"
 
@@ -34,8 +38,6 @@ MAX_ADDRESSES = 16
 
 MAX_PEERS = 4096
 """From one broker."""
-
-DEFAULT_PORT = 1883
 
 
 def presence_topic(advertisement: Advertisement) -> str:
@@ -86,7 +88,13 @@ class MqttDiscovery:
         list_present: Callable[[], list[Interface]] = list_interfaces,
     ) -> None:
         """`broker`: "host:port". Raises `UsageError` for what is none."""
-        self._host, self._port = parse_address(broker)
+        try:
+            self._host, self._port = parse_address(broker)
+        except UsageError as error:
+            raise UsageError(f"the broker: {error.message}", hint="MESH_MQTT is HOST:PORT of an MQTT broker") from None
+        self._where = broker
+        self._is_lost = False
+        """And was said to be."""
         self._is_local = self._host in ("localhost", "::1") or self._host.startswith("127.")
         self._list_present = list_present
         self._advertisement: Advertisement | None = None
@@ -127,12 +135,19 @@ class MqttDiscovery:
             advertisement = self._advertisement
             try:
                 async with self._connect(advertisement) as client:
+                    self._is_lost = False
                     await self._serve(client, advertisement)
                     continue
-            except* aiomqtt.MqttError:
-                pass  # the broker is called again
+            except* aiomqtt.MqttError as errors:
+                self._say_lost(errors.exceptions[0])
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._advertise_again.wait(), RECONNECT_S)
+
+    def _say_lost(self, error: Exception) -> None:
+        """Once, until it is back: it is called again, and what was known of others stays."""
+        if not self._is_lost:
+            _log.warning("no connection to the MQTT broker at %s, which is to tell of the mesh: %s", self._where, error)
+        self._is_lost = True
 
     def _connect(self, advertisement: Advertisement | None) -> Any:
         """A client of aiomqtt, to be entered."""

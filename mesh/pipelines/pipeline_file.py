@@ -236,6 +236,8 @@ def _parse_input(table: Table, source: SourceRule, window: WindowSettings | None
     features = table.get("features", one_of(FEATURES), "none")
     if features != "none" and source.rate_hz is None:
         raise UsageError(f"{table.where}: {features} needs a rate", hint="give rate_hz in [source]")
+    if features != "none" and source.kind != "audio" and source.channels > 1:
+        raise UsageError(f"{table.where}: {features} is of one channel, and the source has {source.channels}")
     rule = InputRule(
         options,
         features,

@@ -19,6 +19,7 @@ from mesh.control.clock import ClockOffset, RoundTrip, estimate_offset
 from mesh.core.fleet import Capabilities, Peer
 from mesh.core.ids import NodeId
 from mesh.discovery import DiscoverySettings, make_discovery
+from mesh.discovery.addresses import parse_address
 from mesh.discovery.contract import Discovery, PeerSeen
 from mesh.discovery.roster import key_of
 from mesh.discovery.trial import read_interfaces, read_neighbours, try_multicast
@@ -85,7 +86,9 @@ class _Asked:
 
 
 async def collect_facts(what: Examined) -> Facts:
-    """Takes about six seconds. Raises `UsageError` for an interface that is not there."""
+    """Takes about six seconds. Raises `UsageError` for an interface that is not there, or a seed that is no address."""
+    for seed in what.seeds:
+        parse_address(seed)
     interfaces = read_interfaces(what.interfaces)
     listeners = await asyncio.to_thread(find_listeners, set(PORTS))
     given_up = threading.Event()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 from typing import Any
 
 import pytest
@@ -10,10 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mesh.core.ids import NodeId
+from mesh.discovery import mqtt
 from mesh.discovery.contract import Advertisement, PeerGone, PeerSeen
 from mesh.discovery.interfaces import Interface
 from mesh.discovery.mqtt import MqttDiscovery, presence_topic, read_presence, write_presence
 from mesh.errors import UsageError
+from tests.runtime.fake_models import until
 
 OWN, OTHER = NodeId("a" * 32), NodeId("b" * 32)
 LAN = [Interface("eth0", "10.0.0.5", 24)]
@@ -98,5 +101,26 @@ async def test_peers_come_and_go_and_oneself_is_not_told() -> None:
 
 
 def test_a_broker_is_host_and_port() -> None:
-    with pytest.raises(UsageError):
+    with pytest.raises(UsageError, match="the broker: 'broker' is not an address"):
         MqttDiscovery("broker")
+
+
+async def test_a_broker_that_does_not_answer_is_told_once(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mqtt, "RECONNECT_S", 0.01)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    calls: list[float] = []
+    discovery = MqttDiscovery(f"127.0.0.1:{port}", lambda: LAN)
+    connect = discovery._connect
+
+    def count(advertisement: Advertisement | None) -> Any:
+        calls.append(0.0)
+        return connect(advertisement)
+
+    monkeypatch.setattr(discovery, "_connect", count)
+    async with discovery:
+        await until(lambda: len(calls) > 3)
+    (told,) = caplog.records
+    assert f"no connection to the MQTT broker at 127.0.0.1:{port}" in told.getMessage()

@@ -48,5 +48,9 @@ def test_one_daemon_at_two_addresses_is_one(tmp_path: Path) -> None:
     assert "1 answer: hall" in ended.stdout, ended.told()
 
 
+def test_a_peer_that_is_no_address_is_an_error_of_usage() -> None:
+    run("doctor", "--peer", "nonsense", "--json").fails("usage", 2, "not an address with a port")
+
+
 def test_an_interface_that_is_not_there_is_an_error_of_usage() -> None:
     run("doctor", "--json", "--interface", "eth77").fails("usage", 2, "no network interface eth77")

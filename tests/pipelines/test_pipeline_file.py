@@ -86,6 +86,10 @@ SOUND = SIGNAL.replace("float32", "audio") + "[pipeline.window]\nsize_s = 1\n[pi
             SIGNAL + "rate_hz = 10\n[pipeline.window]\nkind = 'hopping'\nsize = 9\nhop_s = 0.01\n",
             "the hop is 0 samples",
         ),
+        (
+            SIGNAL + "rate_hz = 9\nchannels = 2\n[pipeline.input]\nfeatures = 'mfcc'\n",
+            "one channel, and the source has 2",
+        ),
         (SOUND + "step_s = 1e-9\n", "at least one sample"),
         (SOUND + "frame_s = 2\n", "a frame has 32000 samples, and a window 16000"),
         (SOUND + "step_s = 0.0001\nbands = 200\n", "make step_s larger"),
