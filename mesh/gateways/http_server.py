@@ -9,11 +9,17 @@ from collections.abc import Iterator
 
 import uvicorn
 from starlette.applications import Starlette
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from mesh.errors import ListenError
 from mesh.runtime.supervise import Supervisor
 
 MAX_CONNECTIONS = 512
+"""Beyond these the one that was quiet for longest makes room, so that clients which hold connections and say nothing
+shut nobody out; where all are at work, the new one is closed."""
+
+QUIET_LEAST_S = 1.0
+"""Who connects is given that long to say something first."""
 
 KEEP_ALIVE_S = 60
 
@@ -40,12 +46,11 @@ class HttpServer:
         listener = _bind(listen)
         config = uvicorn.Config(
             self._application,
-            http="h11",
+            http=_Connection,
             ws="none",
             lifespan="off",
             log_config=None,
             access_log=False,
-            limit_concurrency=MAX_CONNECTIONS,
             timeout_keep_alive=KEEP_ALIVE_S,
             timeout_graceful_shutdown=GRACE_S,
         )
@@ -59,6 +64,32 @@ class HttpServer:
         if self._server is not None and self._serving is not None:
             self._server.should_exit = True
             await asyncio.wait({self._serving})
+
+
+class _Connection(H11Protocol):
+    """Bounds the number of connections; uvicorn's own limit would refuse every request while there are too many."""
+
+    quiet_since_s = 0.0
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self.quiet_since_s = self.loop.time()
+        present = [other for other in self.connections if not other.transport.is_closing()]
+        if len(present) > MAX_CONNECTIONS:
+            quiet = [other for other in present if isinstance(other, _Connection) and other.is_quiet()]
+            min(quiet, key=lambda other: other.quiet_since_s, default=self).transport.close()
+
+    def is_quiet(self) -> bool:
+        is_idle = self.cycle is None or self.cycle.response_complete
+        return is_idle and self.loop.time() - self.quiet_since_s >= QUIET_LEAST_S
+
+    def data_received(self, data: bytes) -> None:
+        self.quiet_since_s = self.loop.time()
+        super().data_received(data)
+
+    def on_response_complete(self) -> None:
+        self.quiet_since_s = self.loop.time()
+        super().on_response_complete()
 
 
 class _Server(uvicorn.Server):

@@ -42,6 +42,9 @@ SESSION_EXPIRY_S = 24 * 3600
 MAX_PACKET_BYTES = 17 << 20
 """MQTT 5: what the broker may send; just above what pipelines take."""
 
+MAX_SOURCES_AT_ONCE = 2048
+"""That publish at once: sources, and drops that are told."""
+
 REFUSED = 128
 """MQTT: what a broker answers to a subscription is a refusal from here on."""
 
@@ -190,7 +193,7 @@ class MqttConnection:
             properties.MaximumPacketSize = MAX_PACKET_BYTES
             properties.ReceiveMaximum = MAX_UNACKNOWLEDGED
             options = {"clean_start": False, "properties": properties, "protocol": aiomqtt.ProtocolVersion.V5}
-        return aiomqtt.Client(
+        client = aiomqtt.Client(
             broker.host,
             broker.port,
             identifier=broker.client_id,
@@ -203,6 +206,8 @@ class MqttConnection:
             socket_options=[(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)],
             **options,
         )
+        client.pending_calls_threshold = MAX_SOURCES_AT_ONCE  # else a line in the log for each beyond ten
+        return client
 
     def _take(self, client: aiomqtt.Client, message: aiomqtt.Message) -> None:
         acknowledgement = self._acknowledgement

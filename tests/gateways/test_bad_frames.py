@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
+import select
 import socket
 from typing import Any
 
 import grpc
 import pytest
 
-from mesh.gateways import oip_grpc, oip_rest
+from mesh.gateways import http_server, oip_grpc, oip_rest
 from mesh.gateways.inference import InferenceGateway
 from mesh.gateways.public_messages import SERVICE
 from mesh.gateways.repository import ModelRepository
@@ -154,6 +156,26 @@ async def test_a_body_that_does_not_go_on_gives_back_what_it_held(
     assert b"408" in said and b"nothing came of the body" in said
     monkeypatch.undo()
     await still_answers(served)
+
+
+def connect_to(address: str) -> socket.socket:
+    host, _, port = address.rpartition(":")
+    return socket.create_connection((host, int(port)), timeout=10)
+
+
+async def test_connections_that_say_nothing_shut_nobody_out(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http_server, "MAX_CONNECTIONS", 3)
+    monkeypatch.setattr(http_server, "QUIET_LEAST_S", 0.0)
+    with contextlib.ExitStack() as stack:
+        silent = [stack.enter_context(connect_to(served.http)) for _ in range(3)]
+        assert (await served.fetch("GET", "/v2/health/live"))[0] == 200
+        assert await asyncio.to_thread(silent[0].recv, 1) == b"", "the first has made room"
+        monkeypatch.setattr(http_server, "QUIET_LEAST_S", 1000.0)
+        late = [stack.enter_context(connect_to(served.http)) for _ in range(3)]
+        shut, _, _ = await asyncio.to_thread(select.select, late, [], [], 10)
+        assert shut and shut[0].recv(1) == b"", "nobody was quiet for long enough to make room"
+        silent[2].sendall(b"GET /v2/health/live HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert (await asyncio.to_thread(silent[2].recv, 15)) == b"HTTP/1.1 200 OK"
 
 
 async def test_a_grpc_client_that_is_lost_without_a_word_is_given_up(

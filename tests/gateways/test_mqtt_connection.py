@@ -95,6 +95,17 @@ async def test_a_broker_that_is_lost_while_it_is_told_of_devices_is_called_again
     assert any("client id 'gateway'" in line for line in running.said)
 
 
+async def test_many_sources_at_once_are_nothing_to_write_down(
+    running: Running, caplog: pytest.LogCaptureFixture
+) -> None:
+    broker = running.broker
+    await until(lambda: STATE in broker.topics(), "the gateway is online")
+    for number in range(40):
+        broker.send(number + 1, f"mesh/in/p/s{number}", b"x")
+    await until(lambda: not broker.unacknowledged, "all are answered")
+    assert not caplog.records
+
+
 async def test_a_refused_subscription_is_told(running: Running) -> None:
     running.broker.granted = REFUSAL
     assert running.broker.connections == 0
