@@ -24,6 +24,8 @@ class PlayedBroker:
     """What a subscription is answered."""
     deaf_to: str = ""
     """A topic whose messages are never acknowledged."""
+    is_slow: bool = False
+    """Acknowledges nothing until `answer`."""
     hang_up_at: str = ""
     """A topic whose messages end the connection."""
     connections: int = 0
@@ -31,6 +33,7 @@ class PlayedBroker:
     unacknowledged: dict[int, tuple[str, bytes]] = field(default_factory=dict)
     port: int = 0
     _writer: asyncio.StreamWriter | None = None
+    _answers: list[bytes] = field(default_factory=list)
 
     async def start(self) -> None:
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
@@ -48,6 +51,13 @@ class PlayedBroker:
         """At QoS 1, once more to each later connection until it is acknowledged."""
         self.unacknowledged[packet_id] = (topic, payload)
         self._push(packet_id)
+
+    def answer(self, writer: asyncio.StreamWriter | None = None) -> None:
+        """Acknowledge what was not yet."""
+        to = writer or self._writer
+        assert to is not None
+        to.write(b"".join(self._answers))
+        self._answers.clear()
 
     def _push(self, packet_id: int) -> None:
         topic, payload = self.unacknowledged[packet_id]
@@ -93,7 +103,9 @@ class PlayedBroker:
             return False
         self.published.append((topic, rest[2:] if qos else rest))
         if qos and topic != self.deaf_to:
-            writer.write(b"\x40\x02" + rest[:2])
+            self._answers.append(b"\x40\x02" + rest[:2])
+            if not self.is_slow:
+                self.answer(writer)
         return True
 
 
