@@ -39,6 +39,10 @@ MAX_WAITING_LOSSLESS = 2048
 MAX_SOURCES = 1024
 """That are worked on at once."""
 
+MAX_JUDGED_AT_ONCE = 64
+"""Messages: below what `inference` takes, whose refusal would be an error for a message that only had to wait. Some
+brokers (Mosquitto 2.0) send many times what they have acknowledgements for."""
+
 MAX_WAITING_BYTES = 128 << 20
 """Of all sources."""
 
@@ -85,6 +89,7 @@ class MqttGateway:
         self._announced: dict[tuple[str, str], str] = {}
         """Sources that Home Assistant knows of, with the kind of their pipeline's output."""
         self._waiting_bytes = 0
+        self._places = asyncio.Semaphore(MAX_JUDGED_AT_ONCE)
         self._redelivery = Redelivery()
         self._number = 0
         self._run_id = secrets.token_hex(4)
@@ -141,19 +146,22 @@ class MqttGateway:
         """Until nothing of this source waits."""
         try:
             while source.waiting:
-                sample = source.waiting.popleft()
-                self._waiting_bytes -= len(sample.payload)
-                await self._answer(key, sample)
+                async with self._places:
+                    if not source.waiting:
+                        break  # what waited was dropped, and told to be
+                    sample = source.waiting.popleft()
+                    self._waiting_bytes -= len(sample.payload)
+                    told = await self._make_told(key, sample)
+                await self._deliver(key, sample, told)
         finally:
             del self._working[key]
 
-    async def _answer(self, key: tuple[str, str], sample: Sample) -> None:
+    async def _make_told(self, key: tuple[str, str], sample: Sample) -> list[Told]:
         told = self._redelivery.recall(key, sample)
         if told is None:
-            told = await self._judge(key, sample)
-        else:
-            self.counted["came again"] += 1
-        await self._deliver(key, sample, told)
+            return await self._judge(key, sample)
+        self.counted["came again"] += 1
+        return told
 
     async def _judge(self, key: tuple[str, str], sample: Sample) -> list[Told]:
         pipeline, source = key

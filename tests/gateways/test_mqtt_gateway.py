@@ -12,8 +12,9 @@ import pytest
 
 from mesh.errors import NodeLost, SourceUnreadable
 from mesh.gateways import mqtt_gateway
+from mesh.gateways.inference import MAX_REQUESTS_AT_ONCE
 from mesh.gateways.mqtt_connection import Broker, Sample
-from mesh.gateways.mqtt_gateway import MAX_WAITING, MqttGateway, Served
+from mesh.gateways.mqtt_gateway import MAX_JUDGED_AT_ONCE, MAX_WAITING, MqttGateway, Served
 from mesh.gateways.mqtt_topics import Topics, home_assistant_device
 from mesh.runtime.supervise import Supervisor
 from tests.runtime.fake_models import until
@@ -70,6 +71,7 @@ class Running:
     connection: PlayedConnection
     gate: asyncio.Event
     processed: list[bytes]
+    begun: int = 0
 
 
 @pytest.fixture
@@ -86,6 +88,7 @@ async def running(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Running]:
     processed: list[bytes] = []
 
     async def process(source: str, payload: bytes, identifier: str, traceparent: str) -> list[bytes]:
+        running.begun += 1
         await gate.wait()
         processed.append(payload)
         if payload == b"broken":
@@ -98,7 +101,8 @@ async def running(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Running]:
         broker = Broker("x", 1, False, "id")
         gateway = MqttGateway(broker, TOPICS, {"p": Served(process, "labels")}, tasks, print, "homeassistant")
         task = tasks.spawn(gateway.run(), "gateway")
-        yield Running(gateway, made[0], gate, processed)
+        running = Running(gateway, made[0], gate, processed)
+        yield running
         task.cancel()
 
 
@@ -197,6 +201,36 @@ async def test_messages_of_qos_1_wait(running: Running) -> None:
     answered = [document["told"] for topic, document, _, _ in running.connection.published if topic == "mesh/out/p/cam"]
     assert [told for told in answered if told != "live"] == [str(number) for number in range(4 * MAX_WAITING)]
     assert MAX_WAITING <= answered.count("live") <= MAX_WAITING + 1
+
+
+async def test_more_sources_than_are_judged_at_once_wait(running: Running) -> None:
+    running.gate.clear()
+    count = 3 * MAX_JUDGED_AT_ONCE
+    for number in range(count):
+        running.connection.send(f"mesh/in/p/s{number}", b"%d" % number)
+    await until(lambda: running.begun == MAX_JUDGED_AT_ONCE)
+    running.connection.send("mesh/in/p/s0", b"broken")
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert running.begun == MAX_JUDGED_AT_ONCE < MAX_REQUESTS_AT_ONCE
+    running.gate.set()
+    await until(lambda: len(running.connection.acknowledged) == count + 1)
+    assert running.gateway.counted["results"] == count
+
+
+async def test_what_is_dropped_while_it_waits_to_be_judged_ends_nothing(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    running.gate.clear()
+    for number in range(MAX_JUDGED_AT_ONCE):
+        running.connection.send(f"mesh/in/p/s{number}", b"%d" % number)
+    await until(lambda: running.begun == MAX_JUDGED_AT_ONCE)
+    monkeypatch.setattr(mqtt_gateway, "MAX_WAITING_BYTES", 5)
+    running.connection.send("mesh/in/p/late", b"123456", qos=0)
+    await until(lambda: "mesh/error/p/late" in running.connection.topics(), "the drop is told")
+    running.gate.set()
+    running.connection.send("mesh/in/p/late", b"1", qos=0)
+    await until(lambda: "mesh/out/p/late" in running.connection.topics(), "the source goes on")
 
 
 async def test_nothing_is_acknowledged_that_the_broker_did_not_take(running: Running) -> None:
