@@ -16,30 +16,20 @@ import time
 import wave
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
-from typing import Any
 
 import aiomqtt
 import numpy as np
 import onnxruntime
-from mqtt_parts import AT_ONCE, LIMIT_S, MESH, ROOT, Ear, Gateway, Mosquitto, free_port
+from mqtt_faults import check_kills, check_reconnects, check_windows
+from mqtt_parts import AT_ONCE, DIGITS, IMAGES, LIMIT_S, MESH, ROOT, Ear, Gateway, Mosquitto, free_port, jpeg
 from PIL import Image
 
 import mesh
 from mesh.pipelines.features import log_mel
 from nodes.local_mesh import local_nodes, vanishing_folder
 
-DIGITS = ROOT / "nodes" / "demo_data" / "digits.onnx"
-IMAGES = ROOT / "nodes" / "demo_data" / "digits_test.npz"
-
 PICTURES = 60
-SIDE = 64
-"""Pixels of the JPEG: the pipeline scales them to what the model takes."""
-LOSSLESS = 120
-"""Messages of QoS 1 while broker and gateway are killed."""
 OVERHEAD_TARGET_MS = 30.0
-RECONNECT_WATCH_S = 12.0
-MAX_RECONNECTS = 3
-"""At most one in 5 s."""
 
 PIPELINES = """
 [[pipeline]]
@@ -76,6 +66,18 @@ bands = 20
 kind = "labels"
 labels = ["silence", "low", "high", "up", "down"]
 
+[[pipeline]]
+name = "rows"
+model = "digits"
+[pipeline.source]
+kind = "json"
+channels = 8
+[pipeline.window]
+kind = "count"
+size = 8
+[pipeline.output]
+kind = "labels"
+
 [mqtt]
 host = "127.0.0.1"
 port = {port}
@@ -83,13 +85,6 @@ version = "{version}"
 client_id = "check"
 home_assistant = "homeassistant"
 """
-
-
-def jpeg(image: Any) -> bytes:
-    file = io.BytesIO()
-    pixels = (image.reshape(8, 8) * 255).round().astype(np.uint8)
-    Image.fromarray(pixels).resize((SIDE, SIDE), Image.Resampling.NEAREST).save(file, "JPEG", quality=95)
-    return file.getvalue()
 
 
 def offline_digits(pictures: list[bytes]) -> list[str]:
@@ -212,45 +207,6 @@ async def check_overhead(ear: Ear, port: int, addresses: list[str]) -> None:
     print(f"{told}: added {added:.1f} ms (target {OVERHEAD_TARGET_MS:g})")
 
 
-async def check_kills(ear: Ear, port: int, broker: Mosquitto, gateway: Gateway) -> None:
-    """Messages that the broker accepted at QoS 1 are all answered, through a killed gateway and a killed broker."""
-    picture = jpeg(np.load(IMAGES)["image"][0])
-    accepted: list[str] = []
-
-    async def send() -> None:
-        number = 0
-        while number < LOSSLESS:
-            try:
-                async with aiomqtt.Client("127.0.0.1", port, identifier="lossless") as client:
-                    while number < LOSSLESS:
-                        await client.publish(f"mesh/in/digits/n{number}", picture, qos=1, timeout=5)
-                        accepted.append(f"mesh/out/digits/n{number}")
-                        number += 1
-                        await asyncio.sleep(0.05)
-            except aiomqtt.MqttError:
-                await asyncio.sleep(0.3)  # the same message again: it was not accepted
-
-    sending = asyncio.ensure_future(send())
-    await ear.until(lambda: len(accepted) > LOSSLESS // 4, "messages flow")
-    state = "mesh/bridge/state"
-    killed_at, before = time.monotonic(), len(ear.heard[state])
-    await asyncio.to_thread(gateway.end, signal.SIGKILL)
-    await ear.until(lambda: len(ear.heard[state]) > before and ear.heard[state][-1] == b"offline", "offline is told")
-    offline_s = time.monotonic() - killed_at
-    gateway.start()
-    await ear.until(lambda: ear.heard[state][-1] == b"online", "online again")
-    await ear.until(lambda: len(accepted) > LOSSLESS // 2, "messages flow on")
-    await asyncio.sleep(1.2)  # the broker writes what it holds every second
-    await asyncio.to_thread(broker.end, signal.SIGKILL)
-    await asyncio.to_thread(broker.start)
-    await sending
-    await ear.until(lambda: all(topic in ear.heard for topic in accepted), "all are answered")
-    print(
-        f"gateway and broker killed: {len(accepted)} accepted, "
-        f"{sum(topic in ear.heard for topic in accepted)} answered; offline told after {offline_s:.2f} s"
-    )
-
-
 async def check_discovery(port: int) -> None:
     """Two daemons that only a broker makes known to each other and to commands; one that is killed is taken back."""
     environment = {**os.environ, "MESH_MQTT": f"127.0.0.1:{port}"}
@@ -269,19 +225,10 @@ async def check_discovery(port: int) -> None:
             assert time.monotonic() < deadline, f"{found}, not {wanted}"
 
     with tempfile.TemporaryDirectory() as folder:
+        line = [*MESH, "node", "--no-mdns", "--listen", "127.0.0.1:0"]
         daemons = [
             subprocess.Popen(  # noqa: ASYNC220
-                [
-                    *MESH,
-                    "node",
-                    "--no-mdns",
-                    "--listen",
-                    "127.0.0.1:0",
-                    "--name",
-                    name,
-                    "--data-dir",
-                    f"{folder}/{name}",
-                ],
+                [*line, "--name", name, "--data-dir", f"{folder}/{name}"],
                 cwd=ROOT,
                 env=environment,
                 stderr=subprocess.DEVNULL,
@@ -298,23 +245,6 @@ async def check_discovery(port: int) -> None:
             for daemon in daemons:
                 await asyncio.to_thread(daemon.wait, LIMIT_S)
     print("two daemons found each other through the broker, and one that was killed is taken back")
-
-
-async def check_reconnects(port: int) -> None:
-    """A broker that hangs up at once is not run over: counted by a listener in its place."""
-    count = 0
-
-    def hang_up(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        nonlocal count
-        count += 1
-        writer.close()
-
-    server = await asyncio.start_server(hang_up, "127.0.0.1", port)
-    await asyncio.sleep(RECONNECT_WATCH_S)
-    server.close()
-    await server.wait_closed()
-    assert 1 <= count <= MAX_RECONNECTS, count
-    print(f"a broker that hangs up: {count} connections in {RECONNECT_WATCH_S:g} s")
 
 
 @contextlib.contextmanager
@@ -359,6 +289,7 @@ async def check(version: str, folder: Path, addresses: list[str], is_long: bool)
                 await check_sound(ear, port, folder.parent / "tones_test.npz", folder.parent / "tones.onnx")
                 await check_overhead(ear, port, addresses)
                 await check_kills(ear, port, broker, gateway)
+                await check_windows(ear, port, broker)
                 await asyncio.to_thread(broker.end, signal.SIGTERM)
                 await check_reconnects(port)
         await asyncio.to_thread(gateway.end, signal.SIGTERM)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import io
 import json
 import os
 import shutil
@@ -16,11 +17,24 @@ from pathlib import Path
 from typing import Any
 
 import aiomqtt
+import numpy as np
+from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[1]
 MESH = [sys.executable, "-m", "nodes"]
+DIGITS = ROOT / "nodes" / "demo_data" / "digits.onnx"
+IMAGES = ROOT / "nodes" / "demo_data" / "digits_test.npz"
+SIDE = 64
+"""Pixels of the JPEG: the pipeline scales them to what the model takes."""
 LIMIT_S = 30.0
 AT_ONCE = [(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)]
+
+
+def jpeg(image: Any) -> bytes:
+    file = io.BytesIO()
+    pixels = (image.reshape(8, 8) * 255).round().astype(np.uint8)
+    Image.fromarray(pixels).resize((SIDE, SIDE), Image.Resampling.NEAREST).save(file, "JPEG", quality=95)
+    return file.getvalue()
 
 
 def free_port() -> int:

@@ -79,16 +79,37 @@ class Sample:
     acknowledge: Callable[[], bool]
     packet_id: int = 0
     """At QoS 1 the same one when the broker sends a message again."""
+    is_repeated: bool = False
+    """Whether the broker says that it has sent it before."""
 
 
 class ManualAcknowledgement:
-    """Acknowledges messages of one aiomqtt client by hand. The only place that reaches into aiomqtt."""
+    """Acknowledges messages of one aiomqtt client by hand, and knows which of them the broker has sent before.
+
+    The only place that reaches into aiomqtt.
+    """
 
     def __init__(self, client: aiomqtt.Client) -> None:
         self._client = client
         self._paho: Any = client._client  # aiomqtt 2 offers no other way
         self._paho.manual_ack_set(True)
+        self._pass_on: Any = self._paho.on_message
+        self._paho.on_message = self._note
+        self._repeated: set[int] = set()
+        """Packet ids of messages that came with the flag DUP, which aiomqtt leaves out."""
         self._is_over = False
+
+    def _note(self, client: Any, userdata: Any, message: Any) -> None:
+        if message.dup and message.qos:
+            self._repeated.add(message.mid)
+        self._pass_on(client, userdata, message)
+
+    def is_repeated(self, message: aiomqtt.Message) -> bool:
+        """Asked once for each message, in the order of their coming."""
+        if message.mid not in self._repeated:
+            return False
+        self._repeated.remove(message.mid)
+        return True
 
     def end(self) -> None:
         """The connection is gone, or about to be."""
@@ -225,6 +246,7 @@ class MqttConnection:
                 str(user.get("traceparent", "")),
                 lambda: acknowledgement.acknowledge(message),
                 message.mid,
+                bool(message.qos) and acknowledgement.is_repeated(message),
             )
         )
 

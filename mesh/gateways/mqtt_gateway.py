@@ -194,8 +194,7 @@ class MqttGateway:
             self.counted["unpublished"] += 1
             self._redelivery.keep(key, sample, told[published:])
             return  # not acknowledged: the broker sends it again
-        if not sample.acknowledge():
-            self._redelivery.keep(key, sample, [])
+        self._redelivery.keep(key, sample, [], is_acknowledged=sample.acknowledge())
 
     # Out ------------------------------------------------------------------------------------------
 

@@ -5,6 +5,10 @@ Its samples are in the window already: processed again they would be passed over
 to tell of it is kept until it comes again. What did not come again by the connection after the next never will: that
 broker has forgotten it.
 
+An acknowledgement may also be written and get lost with its connection, which nobody here learns. So the latest
+acknowledged messages are kept too, with nothing to tell. Packet ids are used again, and sensors repeat themselves: one
+of those is taken for the same message only where the broker says so (the flag DUP, MQTT 3.1.1 section 3.3.1.1).
+
 Owned by the MQTT gateway.
 """
 
@@ -12,6 +16,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict
+from dataclasses import dataclass
 
 from mesh.gateways.mqtt_connection import Sample
 
@@ -27,37 +32,49 @@ Told = tuple[str, bytes]
 _Key = tuple[str, str, int, bytes]
 
 
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    connection: int
+    told: list[Told]
+    """What is still to be told."""
+    is_acknowledged: bool
+
+
 class Redelivery:
     def __init__(self) -> None:
-        self._kept: OrderedDict[_Key, tuple[int, list[Told]]] = OrderedDict()
+        self._kept: OrderedDict[_Key, _Kept] = OrderedDict()
         self._kept_bytes = 0
         self._connection = 0
 
     def begin_connection(self) -> None:
         """The broker was reached, and sends again what it has no acknowledgement for."""
         self._connection += 1
-        while self._kept and next(iter(self._kept.values()))[0] < self._connection - 1:
+        while self._kept and next(iter(self._kept.values())).connection < self._connection - 1:
             self._forget(next(iter(self._kept)))
 
-    def keep(self, key: tuple[str, str], sample: Sample, told: list[Told]) -> None:
-        """`told` is what is still to be told of `sample`; empty where all is."""
+    def keep(self, key: tuple[str, str], sample: Sample, told: list[Told], *, is_acknowledged: bool = False) -> None:
+        """`told` is what is still to be told of `sample`; empty where all is, as of everything acknowledged."""
         if not sample.qos:
             return  # never comes again
         name = _name(key, sample)
         self._forget(name)
-        self._kept[name] = (self._connection, told)
+        self._kept[name] = _Kept(self._connection, told, is_acknowledged)
         self._kept_bytes += _size(told)
         while len(self._kept) > MAX_KEPT or self._kept_bytes > MAX_KEPT_BYTES:
             self._forget(next(iter(self._kept)))
 
     def recall(self, key: tuple[str, str], sample: Sample) -> list[Told] | None:
         """What is still to be told of `sample`, once; None where it comes for the first time."""
-        return self._forget(_name(key, sample)) if sample.qos and self._kept else None
+        if not sample.qos or not self._kept:
+            return None
+        kept = self._forget(_name(key, sample))
+        return None if kept is None or (kept.is_acknowledged and not sample.is_repeated) else kept.told
 
-    def _forget(self, name: _Key) -> list[Told] | None:
-        _, told = self._kept.pop(name, (0, None))
-        self._kept_bytes -= _size(told or [])
-        return told
+    def _forget(self, name: _Key) -> _Kept | None:
+        kept = self._kept.pop(name, None)
+        if kept is not None:
+            self._kept_bytes -= _size(kept.told)
+        return kept
 
 
 def _name(key: tuple[str, str], sample: Sample) -> _Key:

@@ -14,6 +14,8 @@ CONNECT, PUBLISH, PUBACK, SUBSCRIBE, PINGREQ, DISCONNECT = 1, 3, 4, 8, 12, 14
 CONNACK_BYTES = b"\x20\x02\x00\x00"
 PINGRESP_BYTES = b"\xd0\x00"
 REFUSAL = 0x80
+AT_LEAST_ONCE, DUPLICATE = 0x02, 0x08
+"""Flags of PUBLISH, section 3.3.1."""
 
 
 @dataclass
@@ -28,6 +30,8 @@ class PlayedBroker:
     """Acknowledges nothing until `answer`."""
     hang_up_at: str = ""
     """A topic whose messages end the connection."""
+    is_losing_acknowledgements: bool = False
+    """Hangs up at one, and sends its message again."""
     connections: int = 0
     published: list[tuple[str, bytes]] = field(default_factory=list)
     unacknowledged: dict[int, tuple[str, bytes]] = field(default_factory=dict)
@@ -59,12 +63,12 @@ class PlayedBroker:
         to.write(b"".join(self._answers))
         self._answers.clear()
 
-    def _push(self, packet_id: int) -> None:
+    def _push(self, packet_id: int, flags: int = 0) -> None:
         topic, payload = self.unacknowledged[packet_id]
         body = struct.pack("!H", len(topic)) + topic.encode() + struct.pack("!H", packet_id) + payload
         assert self._writer is not None
         assert len(body) < 128, "the length is written as one byte"
-        self._writer.write(bytes([PUBLISH << 4 | 2, len(body)]) + body)
+        self._writer.write(bytes([PUBLISH << 4 | AT_LEAST_ONCE | flags, len(body)]) + body)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -85,11 +89,13 @@ class PlayedBroker:
             self._writer = writer
             writer.write(CONNACK_BYTES)
             for packet_id in self.unacknowledged:
-                self._push(packet_id)
+                self._push(packet_id, DUPLICATE)
         elif kind == SUBSCRIBE:
             writer.write(b"\x90\x03" + body[:2] + bytes([self.granted]))
         elif kind == PUBLISH:
             return self._take_message(first >> 1 & 3, body, writer)
+        elif kind == PUBACK and self.is_losing_acknowledgements:
+            return False
         elif kind == PUBACK:
             self.unacknowledged.pop(struct.unpack("!H", body[:2])[0], None)
         elif kind == PINGREQ:

@@ -81,6 +81,21 @@ async def test_a_broker_that_takes_nothing_is_called_anew_and_sends_again(
     assert any("took nothing" in line for line in running.said)
 
 
+async def test_a_message_whose_acknowledgement_was_lost_does_not_enter_its_window_twice(running: Running) -> None:
+    broker = running.broker
+    await until(lambda: STATE in broker.topics(), "the gateway is online")
+    broker.is_losing_acknowledgements = True
+    broker.send(7, "mesh/in/p/cam", b"one")
+    await until(lambda: RESULT in broker.topics(), "it is answered")
+    await until(lambda: broker.connections >= 2, "the acknowledgement was lost")
+    broker.is_losing_acknowledgements = False
+    await until(lambda: not broker.unacknowledged, "it came again and was acknowledged")
+    assert running.processed == [b"one"]
+    assert broker.topics().count(RESULT) == 1
+    broker.send(7, "mesh/in/p/cam", b"one")
+    await until(lambda: len(running.processed) == 2, "packet ids are used again, and sensors repeat themselves")
+
+
 async def test_a_broker_that_is_lost_while_it_is_told_of_devices_is_called_again(running: Running) -> None:
     broker = running.broker
     await until(lambda: STATE in broker.topics(), "the gateway is online")
