@@ -6,7 +6,7 @@ and at the broker, which sends no more than it has acknowledgements for. A messa
 results, its error or its drop have reached the broker; until then a gateway that is killed gets it again.
 
 A message that comes again after a lost connection must not enter its source's window twice: what was made of it is
-kept until then (`mqtt_redelivery`), and told, or found to be told already.
+kept until then (`mqtt_redelivery`), and told once more.
 
 Made by `mesh pipeline run`, which hands in what processes a message.
 """
@@ -180,21 +180,19 @@ class MqttGateway:
         return [self._error(key, result) if isinstance(result, MeshError) else (topic, result) for result in results]
 
     async def _deliver(self, key: tuple[str, str], sample: Sample, told: list[Told]) -> None:
-        """Publish what is `told` of a message, and acknowledge it; or keep for when it comes again what was not."""
-        published = 0
+        """Publish what is `told` of a message, and acknowledge it; keep it for when the message comes again."""
         result_topic = self._topics.result(*key)
+        is_acknowledged = False
         try:
             for topic, document in told:
                 if topic == result_topic:
                     await self._introduce(key, self._pipelines[key[0]].output_kind)
                 await self._tell(sample, topic, document)
-                published += 1
                 self.counted["results"] += topic == result_topic
+            is_acknowledged = sample.acknowledge()
         except NodeLost:
-            self.counted["unpublished"] += 1
-            self._redelivery.keep(key, sample, told[published:])
-            return  # not acknowledged: the broker sends it again
-        self._redelivery.keep(key, sample, [], is_acknowledged=sample.acknowledge())
+            self.counted["unpublished"] += 1  # and not acknowledged: the broker sends it again
+        self._redelivery.keep(key, sample, told, is_acknowledged=is_acknowledged)
 
     # Out ------------------------------------------------------------------------------------------
 

@@ -1,12 +1,13 @@
 """What was made of messages that a broker is to send again, so that none enters its source's window twice. Pure.
 
 A message of QoS 1 whose connection was lost before its acknowledgement comes again with its packet id and its bytes.
-Its samples are in the window already: processed again they would be passed over, or be there twice. So what there is
-to tell of it is kept until it comes again. What did not come again by the connection after the next never will: that
+Its samples are in the window already: processed again they would be passed over, or be there twice. So what was made
+of it is kept until it comes again, and told again, with the same ids: a broker that was killed may have lost what it
+was told together with the acknowledgement. What did not come again by the connection after the next never will: that
 broker has forgotten it.
 
 An acknowledgement may also be written and get lost with its connection, which nobody here learns. So the latest
-acknowledged messages are kept too, with nothing to tell. Packet ids are used again, and sensors repeat themselves: one
+acknowledged messages are kept too. Packet ids are used again, and sensors repeat themselves: one
 of those is taken for the same message only where the broker says so (the flag DUP, MQTT 3.1.1 section 3.3.1.1).
 
 Owned by the MQTT gateway.
@@ -21,10 +22,10 @@ from dataclasses import dataclass
 from mesh.gateways.mqtt_connection import Sample
 
 MAX_KEPT = 4096
-"""Messages: above what brokers send without acknowledgements; the oldest is processed again where it comes again."""
+"""Messages: above what brokers send without acknowledgements; older ones are processed again where they come again."""
 
-MAX_KEPT_BYTES = 16 << 20
-"""Of documents that are still to be told."""
+MAX_KEPT_BYTES = 4 << 20
+"""Of documents."""
 
 Told = tuple[str, bytes]
 """Topic and document."""
@@ -36,7 +37,6 @@ _Key = tuple[str, str, int, bytes]
 class _Kept:
     connection: int
     told: list[Told]
-    """What is still to be told."""
     is_acknowledged: bool
 
 
@@ -53,7 +53,7 @@ class Redelivery:
             self._forget(next(iter(self._kept)))
 
     def keep(self, key: tuple[str, str], sample: Sample, told: list[Told], *, is_acknowledged: bool = False) -> None:
-        """`told` is what is still to be told of `sample`; empty where all is, as of everything acknowledged."""
+        """`told` is what was made of `sample`."""
         if not sample.qos:
             return  # never comes again
         name = _name(key, sample)
@@ -64,7 +64,7 @@ class Redelivery:
             self._forget(next(iter(self._kept)))
 
     def recall(self, key: tuple[str, str], sample: Sample) -> list[Told] | None:
-        """What is still to be told of `sample`, once; None where it comes for the first time."""
+        """What was made of `sample`, once; None where it comes for the first time."""
         if not sample.qos or not self._kept:
             return None
         kept = self._forget(_name(key, sample))

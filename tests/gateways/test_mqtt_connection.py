@@ -91,7 +91,7 @@ async def test_a_message_whose_acknowledgement_was_lost_does_not_enter_its_windo
     broker.is_losing_acknowledgements = False
     await until(lambda: not broker.unacknowledged, "it came again and was acknowledged")
     assert running.processed == [b"one"]
-    assert broker.topics().count(RESULT) == 1
+    assert broker.topics().count(RESULT) >= 2, "told again: a broker that was killed has lost it as well"
     broker.send(7, "mesh/in/p/cam", b"one")
     await until(lambda: len(running.processed) == 2, "packet ids are used again, and sensors repeat themselves")
 
