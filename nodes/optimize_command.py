@@ -16,31 +16,48 @@ if TYPE_CHECKING:
     from mesh.optimize.report import Report
 
 
+CalibrationOption = Annotated[
+    Path,
+    typer.Option(
+        "--calibration", metavar="X.npz", help="Samples, named as the model's inputs: half calibrate, half judge."
+    ),
+]
+LabelsOption = Annotated[
+    Path | None,
+    typer.Option("--labels", metavar="Y.npz", help="Class numbers of the samples; else float is the judge."),
+]
+MaxDropOption = Annotated[
+    float, typer.Option("--max-drop", metavar="POINTS", help="Accuracy that a variant may lose, in points.")
+]
+DEFAULT_MAX_DROP = 1.0
+
+
 @command
 def optimize(
     model: ModelArgument,
-    calibration: Annotated[
-        Path,
-        typer.Option(
-            "--calibration", metavar="X.npz", help="Samples, named as the model's inputs: half calibrate, half judge."
-        ),
-    ],
+    calibration: CalibrationOption,
     out: Annotated[Path, typer.Option("--out", metavar="FOLDER", help="Where variants and report.json go.")],
-    labels: Annotated[
-        Path | None,
-        typer.Option("--labels", metavar="Y.npz", help="Class numbers of the samples; else float is the judge."),
-    ] = None,
-    max_drop: Annotated[
-        float, typer.Option("--max-drop", metavar="POINTS", help="Accuracy that a variant may lose, in points.")
-    ] = 1.0,
+    labels: LabelsOption = None,
+    max_drop: MaxDropOption = DEFAULT_MAX_DROP,
     as_json: JsonOption = False,
 ) -> None:
     """Make smaller and faster variants of MODEL, judge each against the float model, and time them here."""
+    report = write_variants(model, calibration, labels, max_drop, out)
+    if as_json:
+        print_json(report.document())
+    else:
+        print(format_report(report))
+        print(f"{len(report.offered)} variants and report.json in {out}")
+
+
+def write_variants(model: Path, calibration: Path, labels: Path | None, max_drop: float, out: Path) -> Report:
+    """Fill `out` with the variants of `model`, or raise and leave it as it was."""
     try:
         from mesh.model.read import read_model
         from mesh.optimize.golden_set import GOLDEN_FILE, encode_golden_set
         from mesh.optimize.optimizer import optimize as run
         from mesh.optimize.output_folder import REPORT, check_place, translated, write_folder
+        from mesh.optimize.plot import PLOT, draw_plot
     except ImportError as error:
         raise MissingExtra(
             f"optimising models needs the package {error.name!r}",
@@ -56,16 +73,16 @@ def optimize(
         report = run(source, samples, answers, max_drop_points=max_drop, progress=say)
     except OSError as error:  # of the files that the quantiser needs on its way
         raise translated(error, error.filename or "the folder for temporary files") from None
-    document = report.document()
     files = {offer.file: offer.data for offer in report.offered}
     if report.golden_set is not None:
         files[GOLDEN_FILE] = encode_golden_set(report.golden_set)
-    write_folder(out, {**files, REPORT: (json.dumps(document, indent=2, allow_nan=False) + "\n").encode()})
-    if as_json:
-        print_json(document)
-    else:
-        print(format_report(report))
-        print(f"{len(report.offered)} variants and {REPORT} in {out}")
+    try:
+        files[PLOT] = draw_plot(report)
+    except MissingExtra as error:
+        say(f"no {PLOT}: {error.message}; {error.hint}")
+    document = json.dumps(report.document(), indent=2, allow_nan=False) + "\n"
+    write_folder(out, {**files, REPORT: document.encode()})
+    return report
 
 
 def format_report(report: Report) -> str:

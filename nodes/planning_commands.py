@@ -7,6 +7,9 @@ from typing import Annotated
 
 import typer
 
+from mesh.core.ids import make_name
+from mesh.errors import UsageError
+from nodes.optimize_command import DEFAULT_MAX_DROP, LabelsOption, MaxDropOption, write_variants
 from nodes.options import (
     CodecOption,
     CoordinatorOption,
@@ -27,7 +30,7 @@ from nodes.options import (
     cost_file,
     open_mesh,
 )
-from nodes.output import command, run_async
+from nodes.output import command, run_async, say
 from nodes.wishes import Wishes
 
 
@@ -66,6 +69,22 @@ def plan(
     run_async(show_plan(open_mesh(coordinator, peer, interface, mdns, cost_file()), model, wishes, as_json))
 
 
+def optimize_first(
+    model: Path, calibration: Path | None, labels: Path | None, max_drop: float, plan: Path | None
+) -> Path:
+    """The folder of variants that is then deployed, beside the model."""
+    if calibration is None:
+        raise UsageError("--optimize needs samples", hint="give some with --calibration X.npz, better 200 and more")
+    if plan is not None:
+        raise UsageError("a plan is for one model file", hint="leave --plan or --optimize out")
+    if model.is_dir():
+        raise UsageError(f"{model} is a folder", hint="leave --optimize out where variants are there already")
+    folder = model.with_name(f"{model.stem}-variants")
+    report = write_variants(model, calibration, labels, max_drop, folder)
+    say(f"{len(report.offered)} variants and report.json in {folder}")
+    return folder
+
+
 @command
 def deploy(
     model: Annotated[
@@ -83,6 +102,15 @@ def deploy(
     replicas: ReplicasOption = 1,
     codec: CodecOption = "none",
     max_change: MaxChangeOption = None,
+    optimize: Annotated[
+        bool, typer.Option("--optimize", help="Make variants of MODEL first, and deploy the best of them.")
+    ] = False,
+    calibration: Annotated[
+        Path | None,
+        typer.Option("--calibration", metavar="X.npz", help="With --optimize: as `mesh optimize` takes it."),
+    ] = None,
+    labels: LabelsOption = None,
+    max_drop: MaxDropOption = DEFAULT_MAX_DROP,
     measure: MeasureOption = False,
     peer: PeerOption = None,
     interface: InterfaceOption = None,
@@ -93,6 +121,11 @@ def deploy(
     """Plan MODEL (of a folder the best variant), prove its parts equal the whole, load and activate them."""
     from nodes.fleet_commands import deploy as run
 
+    if optimize:
+        name = name or make_name(model.stem, "model")
+        model = optimize_first(model, calibration, labels, max_drop, plan)
+    elif calibration is not None or labels is not None:
+        raise UsageError("--calibration and --labels go with --optimize")
     wishes = Wishes(
         objective,
         stages,

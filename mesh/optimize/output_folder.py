@@ -11,10 +11,11 @@ from pathlib import Path
 
 from mesh.errors import StorageError, StorageFull, StorageReadOnly, UsageError
 from mesh.optimize.golden_set import GOLDEN_FILE
+from mesh.optimize.plot import PLOT
 
 REPORT = "report.json"
 
-OWN_FILES = frozenset({REPORT, GOLDEN_FILE})
+OWN_FILES = frozenset({REPORT, GOLDEN_FILE, PLOT})
 """Besides the variants."""
 
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})

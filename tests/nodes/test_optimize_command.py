@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from mesh.optimize.golden_set import GOLDEN_FILE, decode_golden_set
+from mesh.optimize.plot import PLOT
 
 ROOT = Path(__file__).parents[2]
 DATA = ROOT / "nodes" / "demo_data"
@@ -43,7 +44,7 @@ def test_the_folder_holds_what_is_offered_and_the_report(sample: Path, tmp_path:
     report = json.loads(done.stdout)
     assert json.loads((out / "report.json").read_text()) == report
     files = {each["file"] for each in report["offered"]}
-    assert {path.name for path in out.iterdir()} == {"report.json", GOLDEN_FILE, *files}
+    assert {path.name for path in out.iterdir()} == {"report.json", GOLDEN_FILE, PLOT, *files}
     taken = decode_golden_set((out / GOLDEN_FILE).read_bytes())
     assert 0 < len(taken.samples) <= report["reference"]["samples"]["judged"]
     assert all(0 <= each["golden_accuracy"] <= 1 for each in report["offered"])
@@ -91,3 +92,27 @@ def test_ctrl_c_leaves_nothing(sample: Path, tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "temporary"]
     # The runtime itself keeps a file of its own there from its import on.
     assert [path for path in temporary.rglob("*") if path.is_dir() or path.suffix == ".onnx"] == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--optimize"], "--optimize needs samples"),
+        (["--calibration", "x.npz"], "--calibration and --labels go with --optimize"),
+        (["--labels", "y.npz"], "--calibration and --labels go with --optimize"),
+        (["--optimize", "--calibration", "x.npz", "--plan", "plan.json"], "a plan is for one model file"),
+        (["--optimize", "--calibration", "none.npz"], "none.npz"),
+    ],
+)
+def test_deploying_with_wrong_wishes_for_variants_is_refused_before_anything_is_made(
+    tmp_path: Path, arguments: list[str], said: str
+) -> None:
+    model = tmp_path / "digits.onnx"
+    model.write_bytes((DATA / "digits.onnx").read_bytes())
+    line = [sys.executable, "-m", "nodes", "deploy", str(model), "--no-mdns", "--peer", "127.0.0.1:1", *arguments]
+    done = subprocess.run(
+        line, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True
+    )
+    assert done.returncode != 0
+    assert said in done.stderr, done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["digits.onnx"]
