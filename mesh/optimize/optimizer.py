@@ -21,6 +21,7 @@ from mesh.errors import MeshError, UsageError
 from mesh.model.read import SourceModel, read_model_bytes
 from mesh.optimize.choosing import FLOAT, choose
 from mesh.optimize.contract import Material, Pass, PassFailed
+from mesh.optimize.energy import EnergyMeter, Power, estimate_energy, measure_energy
 from mesh.optimize.footprint import measure_footprint
 from mesh.optimize.golden_set import take_golden_set
 from mesh.optimize.operators import why_not_quantisable
@@ -49,8 +50,9 @@ def optimize(
     *,
     max_drop_points: float = MAX_DROP_POINTS,
     progress: Progress = lambda text: None,
+    meter: EnergyMeter | Power | None = None,
 ) -> Report:
-    """Make, judge and time the variants of `model` on this machine.
+    """Make, judge and time the variants of `model` on this machine; `meter` tells or estimates what they take.
 
     Raises:
         UsageError: `max_drop_points` is no percentage.
@@ -65,7 +67,7 @@ def optimize(
     progress(f"golden set: {len(judging)} samples through the float model, not optimised")
     work = _Work(model, calibrating, _judge_by(model, judging, wanted, max_drop_points), wanted, progress)
     refused, passes, offered = _make_variants(work, samples)
-    return _measure(work, offered, refused, passes)
+    return _add_energy(_measure(work, offered, refused, passes), judging, meter, progress)
 
 
 @dataclass(frozen=True)
@@ -245,4 +247,23 @@ def _measure(work: _Work, offered: list[Offer], refused: list[Refusal], passes: 
         engine=f"onnxruntime {onnxruntime.__version__}",
         notes=tuple(notes),
         golden_set=golden_set,
+    )
+
+
+def _add_energy(report: Report, judging: Samples, meter: EnergyMeter | Power | None, progress: Progress) -> Report:
+    if meter is None:
+        return report
+    if isinstance(meter, Power):
+        energies = {
+            offer.variant: estimate_energy(meter, offer.timing.p50_ms / 1e3) for offer in report.offered if offer.timing
+        }
+    else:
+        progress(f"energy by {meter.source}, in turns with rest")
+        try:
+            energies = measure_energy({offer.variant: offer.data for offer in report.offered}, judging, meter)
+        except (OSError, ValueError) as error:
+            progress(f"energy is not told: {error}")
+            return report
+    return replace(
+        report, offered=tuple(replace(offer, energy=energies.get(offer.variant)) for offer in report.offered)
     )

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
+from mesh.optimize.energy import Energy
 from mesh.optimize.footprint import Footprint
 from mesh.optimize.golden_set import GoldenSet
 from mesh.optimize.timing import Timing
@@ -20,6 +21,7 @@ class Offer:
     kept_float: tuple[str, ...] = ()
     timing: Timing | None = None
     footprint: Footprint | None = None
+    energy: Energy | None = None
     golden_accuracy: float | None = None
     """Of the samples that go with the folder, which devices are judged by."""
 
@@ -136,5 +138,16 @@ def _offer_document(offer: Offer) -> dict[str, Any]:
         "rounds": timing.rounds if timing else None,
         "load_ms": round(footprint.load_ms, 2) if footprint else None,
         "peak_memory_bytes": footprint.peak_memory_bytes if footprint else None,
+        "energy": _energy_document(offer.energy),
         "kept_float": list(offer.kept_float),
+    }
+
+
+def _energy_document(energy: Energy | None) -> dict[str, Any] | None:
+    if energy is None:
+        return None
+    return {
+        "joules_per_inference": float(f"{energy.joules_per_inference:.4g}"),
+        "measured": energy.is_measured,
+        "source": energy.source,
     }

@@ -78,7 +78,7 @@ QUARANTINE: dict[str, dict[str, str]] = {
         "mesh.hardware": LAZILY,  # in a child process: on some boards the import alone kills the process
     },
     "paho": {"mesh.gateways.mqtt_connection": ANYWHERE},  # properties of MQTT 5, which aiomqtt takes as they are
-    "PIL": {"mesh.client": LAZILY},
+    "PIL": {"mesh.client": LAZILY, "mesh.optimize.plot": LAZILY},
     "platformdirs": {"mesh.storage": LAZILY, "nodes": LAZILY},
     "rich": {"nodes.demo": ANYWHERE, "nodes": LAZILY},  # the demo has all extras; the command line imports it on use
     "prometheus_client": {"mesh.gateways": ANYWHERE},
