@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import statistics
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -50,10 +51,11 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A variant with its bytes."""
+    """A variant. Its bytes are read when they are needed: those of all of them at once may be too much."""
 
     name: str
-    data: bytes
+    read: Callable[[], bytes]
+    """Blocks, for a thread."""
     golden_accuracy: float | None
     """On the golden set, where the variant was made."""
 
@@ -94,9 +96,12 @@ async def admit_everywhere(
 ) -> list[Admission]:
     """Every candidate on every one of `nodes`, one device after the other; `FLOAT` must be among the candidates."""
     found: list[Admission] = []
+    hashes = {each.name: await asyncio.to_thread(_hash, each) for each in candidates}
     for view in nodes:
         name = view.capabilities.name
-        keys = {each.name: key_of(each.data, each.golden_accuracy, gate, view.capabilities) for each in candidates}
+        keys = {
+            each.name: key_of(hashes[each.name], each.golden_accuracy, gate, view.capabilities) for each in candidates
+        }
         kept = {each.name: known.get(keys[each.name]) for each in candidates}
         missing = [each for each in candidates if kept[each.name] is None]
         if missing:
@@ -109,6 +114,10 @@ async def admit_everywhere(
             if each.name in judged and judged[each.name].is_about_the_variant:
                 known.put(keys[each.name], admission)
     return found
+
+
+def _hash(candidate: Candidate) -> str:
+    return hashlib.sha256(candidate.read()).hexdigest()
 
 
 def describe(admission: Admission, metric: str) -> str:
@@ -139,7 +148,8 @@ async def _admit(
     async with contextlib.AsyncExitStack() as stack:
         beside: Loaded | None = None
         try:
-            beside = await stack.enter_async_context(bench.load(reference.data, _slot(device, FLOAT), options))
+            data = await asyncio.to_thread(reference.read)
+            beside = await stack.enter_async_context(bench.load(data, _slot(device, FLOAT), options))
             if reference in missing:
                 judged[FLOAT] = await _judge(reference, beside, beside, gate, device)
         except MeshError as error:
@@ -148,7 +158,8 @@ async def _admit(
             if each is reference:
                 continue
             try:
-                async with bench.load(each.data, _slot(device, "variant"), options) as loaded:
+                data = await asyncio.to_thread(each.read)
+                async with bench.load(data, _slot(device, "variant"), options) as loaded:
                     judged[each.name] = await _judge(each, loaded, beside, gate, device)
             except MeshError as error:
                 judged[each.name] = _failed(each, device, error)
@@ -201,15 +212,17 @@ async def why_refused_together(bench: Bench, candidate: Candidate, gate: Gate, o
 
     Each device was asked about the whole variant; cut, its parts are other graphs, and codecs may lie between them.
     """
-    async with bench.load(candidate.data, "admission-together", options) as loaded:
+    data = await asyncio.to_thread(candidate.read)
+    async with bench.load(data, "admission-together", options) as loaded:
         return gate.why_refused(await loaded.answers(gate.golden_set.samples), candidate.golden_accuracy)[2]
 
 
 class MeshBench:
     """Loads by deploying."""
 
-    def __init__(self, mesh: Mesh) -> None:
+    def __init__(self, mesh: Mesh, say: Say) -> None:
         self._mesh = mesh
+        self._say = say
 
     @contextlib.asynccontextmanager
     async def load(self, data: bytes, name: str, options: PlanOptions) -> AsyncIterator[Loaded]:
@@ -217,11 +230,16 @@ class MeshBench:
             deployment = await self._mesh.coordinator.deploy(data, name, options, lambda text: None)
             yield _Deployed(Model(self._mesh, deployment))
         finally:
-            await carry_through(self._remove(name), REMOVE_LIMIT_S)
+            await carry_through(self._remove(name), 2 * REMOVE_LIMIT_S)
 
     async def _remove(self, name: str) -> None:
-        with contextlib.suppress(DeploymentNotFound):  # it never came to be
-            await self._mesh.undeploy(name)
+        try:
+            async with asyncio.timeout(REMOVE_LIMIT_S):
+                await self._mesh.undeploy(name)
+        except DeploymentNotFound:
+            return  # it never came to be
+        except (MeshError, TimeoutError) as error:  # what it showed holds all the same, and the next time replaces it
+            self._say(f"warning: {name} may still be loaded: {error or 'it is still being removed'}")
 
 
 class _Deployed:

@@ -37,10 +37,10 @@ MAX_AGE_S = 30 * 86_400.0
 _TEXTS = frozenset({"variant", "device", "reason"})
 
 
-def key_of(data: bytes, golden_accuracy: float | None, gate: Gate, node: Capabilities) -> str:
+def key_of(sha256: str, golden_accuracy: float | None, gate: Gate, node: Capabilities) -> str:
     """Of one variant on one device, as it is now."""
     parts = [
-        hashlib.sha256(data).hexdigest(),
+        sha256,
         golden_accuracy,
         gate.golden_sha256,
         gate.max_drop_points,

@@ -7,6 +7,7 @@ import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,7 @@ async def choose_variant(
     if gate is None or FLOAT not in {variant.name for variant in variants}:
         say(f"warning: {folder} has no golden set: variants are not judged on the devices; make it again")
         return (await rank_variants(mesh, variants, options_for, say))[0], []
-    bench = MeshBench(mesh)
+    bench = MeshBench(mesh, say)
     admissions = await _ask_devices(bench, mesh, variants, options_for, gate, is_anew, say)
     ranked = await rank_variants(mesh, variants, options_for, say, admissions)
     for found in ranked:
@@ -66,11 +67,8 @@ async def _ask_devices(
     is_anew: bool,
     say: Say,
 ) -> list[Admission]:
-    candidates = [
-        Candidate(each.name, await asyncio.to_thread(read_model_file, each.path), each.golden_accuracy)
-        for each in variants
-    ]
-    limits = options_for(candidates[0].data).limits
+    candidates = [make_candidate(each) for each in variants]
+    limits = options_for(await asyncio.to_thread(candidates[0].read)).limits
     views = [view for view in await mesh.nodes() if not view.is_lost and limits.allows(view.capabilities.node_id)]
     known = AdmissionFile(cost_file().with_name(FILE_NAME), is_anew=is_anew)
     try:
@@ -81,12 +79,15 @@ async def _ask_devices(
             say(told)
 
 
+def make_candidate(variant: Variant) -> Candidate:
+    return Candidate(variant.name, partial(read_model_file, variant.path), variant.golden_accuracy)
+
+
 async def _why_not_together(bench: MeshBench, found: ChosenVariant, gate: Gate) -> str:
     if len(found.plan.stages) == 1:
         return ""  # each of its devices was asked about just this
-    candidate = Candidate(found.variant.name, found.data, found.variant.golden_accuracy)
     try:
-        return await why_refused_together(bench, candidate, gate, found.options)
+        return await why_refused_together(bench, make_candidate(found.variant), gate, found.options)
     except MeshError as error:
         return f"it could not be judged: {error.message}"
 

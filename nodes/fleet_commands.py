@@ -122,7 +122,7 @@ async def deploy(
             options_for = partial(make_options, wishes, names=known)
             choosing = _load_choosing()
             found, admissions = await choosing.choose_variant(mesh, model, variants, options_for, wishes.measure, say)
-            data, options = found.data, found.options
+            data, options = await asyncio.to_thread(read_model_file, found.variant.path), found.options
             choice = {"variant": found.variant.name, "admission": choosing.admission_document(admissions)}
         elif options is None:
             options = make_options(wishes, data, await names_of_nodes(mesh))

@@ -40,7 +40,7 @@ class Variant:
 @dataclass(frozen=True, slots=True)
 class ChosenVariant:
     variant: Variant
-    data: bytes
+    size_bytes: int
     options: PlanOptions
     plan: Plan
 
@@ -106,7 +106,7 @@ async def rank_variants(
         told = f"{plan.predicted.throughput_per_s:.4g}/s, {plan.predicted.latency_s * 1e3:.4g} ms"
         say(f"variant {variant.name}: {told} expected on {len(plan.devices)} of the nodes")
         planned = replace(options, measure=False)  # it was measured just now
-        ranked.append((_rank(plan, options.objective), ChosenVariant(variant, data, planned, plan)))
+        ranked.append((_rank(plan, options.objective), ChosenVariant(variant, len(data), planned, plan)))
     if not ranked:
         raise refusal or UsageError("there is no variant to deploy")
     ranked.sort(key=lambda entry: -entry[0])
@@ -139,7 +139,7 @@ def _prefer_timed_in_turns(
     rest = [found for found in ranked if found.variant.name != FLOAT]
     if FLOAT not in timed or any(timed.get(found.variant.name) is None for found in rest):
         return ranked
-    best, why = choose({found.variant.name: (timed[found.variant.name] or 0.0, len(found.data)) for found in rest})
+    best, why = choose({found.variant.name: (timed[found.variant.name] or 0.0, found.size_bytes) for found in rest})
     say(f"{best}: {why}")
     return sorted(ranked, key=lambda found: found.variant.name != best)
 

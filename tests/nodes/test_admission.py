@@ -20,7 +20,16 @@ from mesh.errors import MeshError, NodeLost, RunFailed
 from mesh.optimize.admission import Admission
 from mesh.optimize.golden_set import GoldenSet
 from mesh.optimize.verdict import make_golden
-from nodes.admission import LEAST_ROUNDS, Candidate, Gate, Loaded, admit_everywhere, describe, why_refused_together
+from nodes.admission import (
+    LEAST_ROUNDS,
+    Candidate,
+    Gate,
+    Loaded,
+    MeshBench,
+    admit_everywhere,
+    describe,
+    why_refused_together,
+)
 from nodes.admission_file import MAX_AGE_S, MAX_ENTRIES, AdmissionFile, key_of
 
 A, B = NodeId("a" * 32), NodeId("b" * 32)
@@ -36,7 +45,7 @@ GOLDEN_SET = GoldenSet(
     make_golden(answers(COUNT), np.ones(COUNT, np.int64), range(COUNT)),
 )
 GATE = Gate(GOLDEN_SET, "0" * 64, 10.0)
-FLOAT, INT8 = Candidate("float", b"float", 1.0), Candidate("int8", b"int8", 1.0)
+FLOAT, INT8 = Candidate("float", lambda: b"float", 1.0), Candidate("int8", lambda: b"int8", 1.0)
 
 
 def view(node: NodeId, **changes: Any) -> NodeView:
@@ -226,11 +235,61 @@ def test_a_place_that_is_no_folder_is_told(tmp_path: Path) -> None:
 def test_keys_tell_variants_limits_and_golden_sets_apart() -> None:
     told = view(A).capabilities
     keys = {
-        key_of(b"a", 1.0, GATE, told),
-        key_of(b"b", 1.0, GATE, told),
-        key_of(b"a", 0.9, GATE, told),
-        key_of(b"a", 1.0, replace(GATE, max_drop_points=1.0), told),
-        key_of(b"a", 1.0, replace(GATE, golden_sha256="1" * 64), told),
-        key_of(b"a", 1.0, GATE, view(B).capabilities),
+        key_of("a", 1.0, GATE, told),
+        key_of("b", 1.0, GATE, told),
+        key_of("a", 0.9, GATE, told),
+        key_of("a", 1.0, replace(GATE, max_drop_points=1.0), told),
+        key_of("a", 1.0, replace(GATE, golden_sha256="1" * 64), told),
+        key_of("a", 1.0, GATE, view(B).capabilities),
     }
     assert len(keys) == 6
+
+
+# On a mesh ----------------------------------------------------------------------------------------
+
+
+class PlayedMesh:
+    """Deploys and forgets as it is told."""
+
+    def __init__(self, deploys: MeshError | None = None, undeploys: BaseException | None = None) -> None:
+        self.coordinator = self
+        self._errors = deploys, undeploys
+        self.deployed = set[str]()
+
+    async def deploy(self, data: bytes, name: str, options: PlanOptions, progress: Any) -> Any:
+        self.deployed.add(name)
+        if self._errors[0] is not None:
+            raise self._errors[0]
+
+    async def undeploy(self, name: str) -> None:
+        if self._errors[1] is not None:
+            raise self._errors[1]
+        self.deployed.remove(name)
+
+
+async def test_what_is_loaded_is_removed_whatever_happens() -> None:
+    for error in (RunFailed("no"), RuntimeError("no"), None):
+        mesh = PlayedMesh()
+        with contextlib.suppress(RunFailed, RuntimeError):
+            async with MeshBench(mesh, print).load(b"", "slot", PlanOptions()):  # type: ignore[arg-type]
+                assert mesh.deployed == {"slot"}
+                if error is not None:
+                    raise error
+        assert not mesh.deployed
+
+
+async def test_what_cannot_be_loaded_may_have_been_in_part() -> None:
+    mesh = PlayedMesh(deploys=NodeLost("gone"))
+    with pytest.raises(NodeLost):
+        async with MeshBench(mesh, print).load(b"", "slot", PlanOptions()):  # type: ignore[arg-type]
+            pass
+    assert not mesh.deployed
+
+
+@pytest.mark.parametrize("error", [NodeLost("gone"), TimeoutError()])
+async def test_a_node_that_goes_away_before_it_is_tidy_does_not_spoil_the_verdict(error: BaseException) -> None:
+    said: list[str] = []
+    bench = MeshBench(PlayedMesh(undeploys=error), said.append)  # type: ignore[arg-type]
+    async with bench.load(b"", "slot", PlanOptions()):
+        pass
+    assert "slot may still be loaded" in said[0]
