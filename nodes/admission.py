@@ -21,19 +21,14 @@ from typing import Protocol
 from mesh.arrays import Array
 from mesh.client.mesh_client import Mesh, Model
 from mesh.core.ids import NodeId
-from mesh.core.plan import Limits, PlanOptions
+from mesh.core.plan import FLOAT, Limits, PlanOptions
 from mesh.core.report import NodeView
 from mesh.errors import DeploymentNotFound, MeshError, RunFailed, Timeout
-from mesh.optimize.admission import Admission, summarise_turns, why_refused
-from mesh.optimize.choosing import FLOAT
+from mesh.optimize.admission import Admission, why_refused
 from mesh.optimize.golden_set import GoldenSet
+from mesh.optimize.turns import BUDGET_S, LEAST_ROUNDS, MOST_ROUNDS, summarise_turns
 from mesh.runtime.supervise import carry_through
 from nodes.admission_file import AdmissionFile, key_of
-
-MOST_ROUNDS = 31
-LEAST_ROUNDS = 7
-ROUNDS_BUDGET_S = 6.0
-"""As the optimizer takes for its own times: medians of a few dozen turns, on slow devices of fewer."""
 
 TURN_MS = 20.0
 """Of computing: frames of a stream that runs, as in use; a lone one also tells how long an engine takes to wake up."""
@@ -198,7 +193,7 @@ async def _run_in_turns(
     runs = max(1, min(MOST_RUNS_PER_TURN, round(TURN_MS / max(fastest_ms, 1e-3))))
     began = time.monotonic()
     for number in range(MOST_ROUNDS):
-        if number >= LEAST_ROUNDS and time.monotonic() - began > ROUNDS_BUDGET_S:
+        if number >= LEAST_ROUNDS and time.monotonic() - began > BUDGET_S:
             break
         feeds = samples[number % len(samples)]
         turns = [(loaded, own_ms), (beside, float_ms)]

@@ -4,23 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from mesh.client.mesh_client import Mesh, read_model_file
-from mesh.core.plan import PlanOptions
+from mesh.core.plan import FLOAT, PlanOptions
 from mesh.errors import MeshError, UsageError, VerificationFailed
 from mesh.optimize.admission import Admission
-from mesh.optimize.choosing import FLOAT
 from mesh.optimize.golden_set import GOLDEN_FILE, decode_golden_set
 from nodes.admission import Candidate, Gate, MeshBench, admit_everywhere, why_refused_together
 from nodes.admission_file import FILE_NAME, AdmissionFile
 from nodes.options import cost_file
-from nodes.variants import REPORT, ChosenVariant, Variant, rank_variants
+from nodes.variants import ChosenVariant, Variant, VariantFolder, rank_variants
 
 MAX_FILE_BYTES = 256 << 20
 """Of a golden set's file, packed: above what the optimizer writes."""
@@ -30,8 +27,7 @@ Say = Callable[[str], None]
 
 async def choose_variant(
     mesh: Mesh,
-    folder: Path,
-    variants: Sequence[Variant],
+    folder: VariantFolder,
     options_for: Callable[[bytes], PlanOptions],
     is_anew: bool,
     say: Say,
@@ -40,9 +36,10 @@ async def choose_variant(
 
     Raises what planning the last variant raised, and `VerificationFailed` where none holds together.
     """
+    variants = folder.variants
     gate = await asyncio.to_thread(read_gate, folder)
     if gate is None or FLOAT not in {variant.name for variant in variants}:
-        say(f"warning: {folder} has no golden set: variants are not judged on the devices; make it again")
+        say(f"warning: {folder.path} has no golden set: variants are not judged on the devices; make it again")
         return (await rank_variants(mesh, variants, options_for, say))[0], []
     bench = MeshBench(mesh, say)
     admissions = await _ask_devices(bench, mesh, variants, options_for, gate, is_anew, say)
@@ -92,9 +89,9 @@ async def _why_not_together(bench: MeshBench, found: ChosenVariant, gate: Gate) 
         return f"it could not be judged: {error.message}"
 
 
-def read_gate(folder: Path) -> Gate | None:
+def read_gate(folder: VariantFolder) -> Gate | None:
     """None where the folder has no golden set; raises `UsageError` for a broken one."""
-    path = folder / GOLDEN_FILE
+    path = folder.path / GOLDEN_FILE
     try:
         if path.stat().st_size > MAX_FILE_BYTES:
             raise UsageError(f"{path} is larger than {MAX_FILE_BYTES >> 20} MiB")
@@ -103,17 +100,9 @@ def read_gate(folder: Path) -> Gate | None:
         return None
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror or error}") from None
-    return Gate(decode_golden_set(data), hashlib.sha256(data).hexdigest(), _max_drop_points(folder / REPORT))
-
-
-def _max_drop_points(report: Path) -> float:
-    try:
-        points = json.loads(report.read_text(encoding="utf-8"))["reference"]["max_drop_points"]
-        if isinstance(points, bool) or not 0 <= points <= 100:
-            raise ValueError(f"max_drop_points is {str(points)[:40]}")
-        return float(points)
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise UsageError(f"{report} is no report of `mesh optimize`: {str(error)[:200]}") from None
+    if folder.max_drop_points is None:
+        raise UsageError(f"the report of {folder.path} does not say what a variant may lose", hint="make it again")
+    return Gate(decode_golden_set(data), hashlib.sha256(data).hexdigest(), folder.max_drop_points)
 
 
 def admission_document(admissions: Sequence[Admission]) -> list[dict[str, Any]]:

@@ -16,7 +16,7 @@ from mesh.errors import MissingExtra, NoNodes, UsageError
 from mesh.runtime.coordinator import NO_NODES_HINT
 from nodes import render
 from nodes.output import print_json, say
-from nodes.variants import list_variants
+from nodes.variants import read_folder
 from nodes.wishes import Wishes, make_options
 
 if TYPE_CHECKING:
@@ -109,19 +109,19 @@ async def deploy(
     as_json: bool,
 ) -> None:
     chosen = check_name(name, "deployment") if name is not None else make_name(model.stem, "model")
-    variants = await asyncio.to_thread(list_variants, model)
-    if variants and wishes.plan is not None:
-        raise UsageError("a plan is for one model file", hint=f"name the variant: {variants[0].path}")
-    if not variants:
+    folder = await asyncio.to_thread(read_folder, model)
+    if folder is not None and wishes.plan is not None:
+        raise UsageError("a plan is for one model file", hint=f"name the variant: {folder.variants[0].path}")
+    if folder is None:
         data = await asyncio.to_thread(read_model_file, model)
         options = options_without_nodes(wishes, data)
     choice: dict[str, Any] = {}
     async with connection as mesh:
-        if variants:
+        if folder is not None:
             known = await names_of_nodes(mesh)
             options_for = partial(make_options, wishes, names=known)
             choosing = _load_choosing()
-            found, admissions = await choosing.choose_variant(mesh, model, variants, options_for, wishes.measure, say)
+            found, admissions = await choosing.choose_variant(mesh, folder, options_for, wishes.measure, say)
             data, options = await asyncio.to_thread(read_model_file, found.variant.path), found.options
             choice = {"variant": found.variant.name, "admission": choosing.admission_document(admissions)}
         elif options is None:

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mesh.client.mesh_client import Mesh, read_model_file
-from mesh.core.plan import Objective, Plan, PlanOptions
+from mesh.core.plan import FLOAT, Objective, Plan, PlanOptions
 from mesh.errors import Infeasible, MeshError, ModelError, UsageError
-from mesh.optimize.choosing import FLOAT, choose
+from mesh.optimize.choosing import choose
 
 if TYPE_CHECKING:
     from mesh.optimize.admission import Admission
@@ -38,6 +38,14 @@ class Variant:
 
 
 @dataclass(frozen=True, slots=True)
+class VariantFolder:
+    path: Path
+    variants: tuple[Variant, ...]
+    max_drop_points: float | None
+    """Accuracy that a variant may lose; None where the report does not say."""
+
+
+@dataclass(frozen=True, slots=True)
 class ChosenVariant:
     variant: Variant
     size_bytes: int
@@ -45,25 +53,26 @@ class ChosenVariant:
     plan: Plan
 
 
-def list_variants(folder: Path) -> list[Variant]:
-    """The variants that a folder's report offers, none where there is none; raises `UsageError` for a broken one."""
+def read_folder(folder: Path) -> VariantFolder | None:
+    """What a folder's report offers; None where there is no report. Raises `UsageError` for a broken one."""
     report = folder / REPORT
     if not report.is_file():
-        return []
+        return None
     hint = "make one with `mesh optimize MODEL --out FOLDER`, or name a model file"
     try:
         if report.stat().st_size > MAX_REPORT_BYTES:
             raise UsageError(f"{report} is larger than {MAX_REPORT_BYTES >> 10} KiB", hint=hint)
-        entries: Any = json.loads(report.read_text(encoding="utf-8"))["offered"]
-        variants = [
-            Variant(str(entry["variant"]), folder / _plain(entry["file"]), _share(entry.get("golden_accuracy")))
-            for entry in entries
-        ]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        document: Any = json.loads(report.read_text(encoding="utf-8"))
+        variants = tuple(
+            Variant(str(entry["variant"]), folder / _plain(entry["file"]), _number(entry.get("golden_accuracy"), 1))
+            for entry in document["offered"]
+        )
+        max_drop_points = _number(document.get("reference", {}).get("max_drop_points"), 100)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UsageError(f"{report} is no report of `mesh optimize`: {str(error)[:200]}", hint=hint) from None
     if not 0 < len(variants) <= MAX_VARIANTS:
         raise UsageError(f"{report} offers {len(variants)} variants", hint=hint)
-    return variants
+    return VariantFolder(folder, variants, max_drop_points)
 
 
 def _plain(name: object) -> str:
@@ -73,11 +82,11 @@ def _plain(name: object) -> str:
     return name
 
 
-def _share(value: Any) -> float | None:
+def _number(value: Any, most: float) -> float | None:
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
-        raise ValueError(f"an accuracy is {str(value)[:80]!r}")
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= most:
+        raise ValueError(f"{str(value)[:80]!r} is not from 0 to {most}")
     return float(value)
 
 

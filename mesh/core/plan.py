@@ -50,6 +50,9 @@ class Limits:
 
 NO_LIMITS = Limits()
 
+FLOAT = "float"
+"""The variant that is the model as it was given."""
+
 
 @dataclass(frozen=True, slots=True)
 class PlanOptions:
@@ -96,7 +99,7 @@ class Stage:
     """Expected busy time per frame on the slowest of `devices`."""
     measured: bool = False
     """True where `compute_seconds` was measured on the device rather than estimated."""
-    variant: str = "float"
+    variant: str = FLOAT
     codec: str = RAW
     """How the tensors that leave the stage for the next one are written on the wire."""
 

@@ -6,8 +6,6 @@ Whoever deploys a folder of variants asks; a plan then uses a variant only on de
 
 from __future__ import annotations
 
-import statistics
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mesh.core.ids import NodeId
@@ -56,18 +54,3 @@ def why_refused(golden: Golden, scores: Scores, made_with: float | None, max_dro
         f"{scores.accuracy:.2%} of its answers are right here, {made_with:.2%} where it was made; "
         f"{allowed:.2g} points may lie between"
     )
-
-
-@dataclass(frozen=True, slots=True)
-class TurnTimes:
-    p50_ms: float
-    p95_ms: float
-    speed_up: float
-
-
-def summarise_turns(own_ms: Sequence[float], float_ms: Sequence[float]) -> TurnTimes:
-    """Times of runs that were made in turns with float's; at least one of each."""
-    ordered = sorted(own_ms)
-    p95 = ordered[round(0.95 * (len(ordered) - 1))]
-    ratio = statistics.median(theirs / own for own, theirs in zip(own_ms, float_ms, strict=True))
-    return TurnTimes(statistics.median(ordered), p95, ratio)

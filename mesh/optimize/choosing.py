@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-FLOAT = "float"
-"""Name of the variant that is the model as it was given."""
+from mesh.core.plan import FLOAT
 
 CLEARLY_FASTER = 1.02
 """Two equal models differ by less in their median ratio; up to here float, which loses no accuracy, is chosen."""

@@ -9,7 +9,7 @@ from typing import Any
 from mesh.optimize.energy import Energy
 from mesh.optimize.footprint import Footprint
 from mesh.optimize.golden_set import GoldenSet
-from mesh.optimize.timing import Timing
+from mesh.optimize.turns import Timing
 from mesh.optimize.verdict import Scores
 
 

@@ -22,12 +22,12 @@ from numpy.typing import NDArray
 
 from mesh.core.graph import Cut, Graph
 from mesh.core.ids import NodeId
-from mesh.core.plan import RAW
+from mesh.core.plan import FLOAT, RAW
 from mesh.planning.device_types import DeviceTypes
 from mesh.planning.memory import FRAMES_HELD, RUNTIME_BYTES, WEIGHT_COPIES, memory_from
 from mesh.planning.predict import FRAMES_PER_LINK
 from mesh.planning.problem import Problem
-from mesh.planning.space import FLOAT, UNLIMITED, Variant, without_beaten
+from mesh.planning.space import UNLIMITED, Variant, without_beaten
 
 Seconds = NDArray[np.float64]
 

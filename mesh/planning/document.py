@@ -18,6 +18,7 @@ from mesh.core.ids import NODE_ID_PATTERN, SHA256_PATTERN, NodeId, Sha256
 from mesh.core.plan import (
     CODECS,
     DEFAULT_ANSWER_CHANGE,
+    FLOAT,
     RAW,
     Alternative,
     Explanation,
@@ -259,7 +260,7 @@ def _stage_from_json(document: object, path: str, graph: Graph) -> Stage:
         devices=devices,
         compute_seconds=reader.number("compute_ms", 0.0) / 1e3,
         measured=reader.truth("measured", False),
-        variant=reader.text("variant", "float"),
+        variant=reader.text("variant", FLOAT),
         codec=codec,
     )
 

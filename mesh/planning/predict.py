@@ -19,8 +19,8 @@ from itertools import pairwise
 from mesh.core.costs import Costs
 from mesh.core.graph import Graph
 from mesh.core.ids import NodeId
-from mesh.core.plan import RAW, Plan, Prediction, Segment, Stage
-from mesh.planning.space import FLOAT, PLAIN, Space
+from mesh.core.plan import FLOAT, RAW, Plan, Prediction, Segment, Stage
+from mesh.planning.space import PLAIN, Space
 
 FRAMES_PER_LINK = 2
 """Frames under way on one link at once: one arriving while one is on its way."""

@@ -14,11 +14,8 @@ from functools import cached_property
 from mesh.core.costs import Costs
 from mesh.core.graph import Cut, Graph
 from mesh.core.ids import NodeId
-from mesh.core.plan import RAW
+from mesh.core.plan import FLOAT, RAW
 from mesh.errors import UsageError
-
-FLOAT = "float"
-"""The variant that every device runs: the model as it is."""
 
 MAX_REPLICAS = 64
 """As many as a fleet file has devices."""

@@ -12,10 +12,10 @@ from itertools import pairwise
 
 from mesh.core.graph import Graph
 from mesh.core.ids import NodeId
-from mesh.core.plan import RAW, Plan, Segment
+from mesh.core.plan import FLOAT, RAW, Plan, Segment
 from mesh.planning.memory import segment_memory_bytes
 from mesh.planning.problem import Problem
-from mesh.planning.space import FLOAT, PLAIN, Space
+from mesh.planning.space import PLAIN, Space
 
 
 def problems(

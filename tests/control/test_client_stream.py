@@ -16,7 +16,6 @@ from mesh.core.plan import Fence
 from mesh.errors import MeshError, NodeLost, Overloaded, ProtocolViolation, Refused, RunFailed, StaleGeneration
 
 LOST = NodeLost("gone")
-FENCE = Fence(1, 1)
 
 
 @dataclass
@@ -151,9 +150,11 @@ def finish(mesh: Mesh, breaks: bool) -> None:
     stream = mesh.stream
     stream.finish()
     if breaks:
-        had_all = stream.is_answered
+        error = None if stream.is_answered else LOST
         stream.break_off(LOST, mesh.now)
-        assert stream.error is (None if had_all else LOST)
+        assert stream.error is error
+        for path in stream.paths:
+            stream.lose_path(path, LOST)  # as closing does: frames that were given up may still be on one
     else:
         if stream.current_path is None:
             mesh.open()
@@ -357,7 +358,7 @@ def test_an_older_generation_does_not_replace_a_newer_one() -> None:
     mesh = make()
     mesh.open()
     with pytest.raises(StaleGeneration):
-        mesh.stream.open_path(FENCE, 7)
+        mesh.stream.open_path(Fence(1, 1), 7)
 
 
 def test_the_longest_silence_is_counted_while_answers_are_owed() -> None:

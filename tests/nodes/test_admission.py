@@ -19,9 +19,9 @@ from mesh.core.report import NodeView
 from mesh.errors import MeshError, NodeLost, RunFailed
 from mesh.optimize.admission import Admission
 from mesh.optimize.golden_set import GoldenSet
+from mesh.optimize.turns import LEAST_ROUNDS
 from mesh.optimize.verdict import make_golden
 from nodes.admission import (
-    LEAST_ROUNDS,
     Candidate,
     Gate,
     Loaded,
@@ -158,7 +158,7 @@ async def test_where_float_does_not_run_variants_are_still_judged() -> None:
 
 
 async def test_slow_devices_are_timed_in_fewer_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("nodes.admission.ROUNDS_BUDGET_S", 0.0)
+    monkeypatch.setattr("nodes.admission.BUDGET_S", 0.0)
     asked = list[int]()
 
     async def time_ms(model: PlayedModel, feeds: dict[str, Any], runs: int) -> float:

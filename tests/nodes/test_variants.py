@@ -15,7 +15,7 @@ from mesh.core.ids import NodeId
 from mesh.core.plan import Objective, Plan, PlanOptions, Prediction
 from mesh.errors import Infeasible, UsageError
 from mesh.optimize.admission import Admission
-from nodes.variants import REPORT, ChosenVariant, list_variants, rank_variants
+from nodes.variants import REPORT, ChosenVariant, Variant, rank_variants, read_folder
 from tests.runtime.fake_models import chain, make_deployment
 
 PLAN = make_deployment(chain(1), {"0" * 32: "127.0.0.1:1"}).plan  # type: ignore[dict-item]
@@ -45,6 +45,12 @@ def predicted(throughput_per_s: float, latency_s: float) -> Plan:
     return replace(PLAN, predicted=Prediction(throughput_per_s, latency_s))
 
 
+def variants_of(folder: Path) -> tuple[Variant, ...]:
+    found = read_folder(folder)
+    assert found is not None
+    return found.variants
+
+
 async def rank(
     folder: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -56,7 +62,7 @@ async def rank(
     planner = Planner({name.encode(): plan for name, plan in plans.items()})
     mesh: Any = SimpleNamespace(coordinator=planner)
     found = await rank_variants(
-        mesh, list_variants(folder), lambda data: PlanOptions(objective, measure=True), lambda line: None, admissions
+        mesh, variants_of(folder), lambda data: PlanOptions(objective, measure=True), lambda line: None, admissions
     )
     assert all(each.size_bytes == len(each.variant.name) for each in found)
     assert not any(each.options.measure for each in found), "what was measured just now is measured again"
@@ -130,17 +136,22 @@ async def test_on_one_device_times_that_were_taken_in_turns_decide(
         ('{"offered": [{"variant": "a", "file": "../a.onnx"}]}', "no file of the folder"),
         ('{"offered": [{"variant": "a", "file": "/etc/passwd"}]}', "no file of the folder"),
         ('{"offered": [{"variant": "a", "file": 3}]}', "no file of the folder"),
-        ('{"offered": [{"variant": "a", "file": "a.onnx", "golden_accuracy": 2}]}', "an accuracy is"),
-        ('{"offered": [{"variant": "a", "file": "a.onnx", "golden_accuracy": true}]}', "an accuracy is"),
+        ('{"offered": [{"variant": "a", "file": "a.onnx", "golden_accuracy": 2}]}', "is not from 0 to 1"),
+        ('{"offered": [{"variant": "a", "file": "a.onnx", "golden_accuracy": true}]}', "is not from 0 to 1"),
+        (
+            '{"offered": [{"variant": "a", "file": "a.onnx"}], "reference": {"max_drop_points": -1}}',
+            "is not from 0 to 100",
+        ),
+        ('{"offered": [{"variant": "a", "file": "a.onnx"}], "reference": 3}', "no report"),
         (" " * (1 << 21), "larger than"),
     ],
 )
 def test_reports_that_make_no_sense_are_refused(tmp_path: Path, text: str, said: str) -> None:
     (tmp_path / REPORT).write_text(text)
     with pytest.raises(UsageError, match=said):
-        list_variants(tmp_path)
+        read_folder(tmp_path)
 
 
 def test_a_file_and_a_folder_without_a_report_have_no_variants(tmp_path: Path) -> None:
     (tmp_path / "model.onnx").write_bytes(b"model")
-    assert list_variants(tmp_path) == list_variants(tmp_path / "model.onnx") == list_variants(tmp_path / "none") == []
+    assert all(read_folder(tmp_path / name) is None for name in ("", "model.onnx", "none"))

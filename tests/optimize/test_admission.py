@@ -10,8 +10,9 @@ import pytest
 
 from mesh.errors import UsageError
 from mesh.optimize import golden_set
-from mesh.optimize.admission import summarise_turns, why_refused
+from mesh.optimize.admission import why_refused
 from mesh.optimize.golden_set import GoldenSet, decode_golden_set, encode_golden_set, take_golden_set
+from mesh.optimize.turns import summarise_turns
 from mesh.optimize.verdict import make_golden
 
 COUNT, CLASSES = 200, 4

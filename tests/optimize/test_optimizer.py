@@ -12,11 +12,11 @@ import onnxruntime
 import pytest
 from onnx import helper
 
+from mesh.core.plan import FLOAT
 from mesh.core.tensor import TensorSpec
 from mesh.errors import CalibrationError, ModelInvalid, TensorMismatch, UsageError
 from mesh.model.read import SourceModel, read_model, read_model_bytes
 from mesh.optimize import optimizer
-from mesh.optimize.choosing import FLOAT
 from mesh.optimize.contract import Material, PassFailed
 from mesh.optimize.optimizer import optimize
 from mesh.optimize.report import Report

@@ -14,7 +14,7 @@ from PIL import Image
 from mesh.errors import MissingExtra
 from mesh.optimize.plot import FRONT, HEIGHT, OTHER, WIDTH, draw_plot, find_room
 from mesh.optimize.report import Offer, Report
-from mesh.optimize.timing import Timing
+from mesh.optimize.turns import Timing
 from mesh.optimize.verdict import Scores
 
 DOT_PIXELS = 60

@@ -53,7 +53,12 @@ async def test_limits_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
                 await client.plan(MODEL, PlanOptions(limits=Limits(head=first, excluded=(first,))), ignore)
             with pytest.raises(Infeasible, match="every node that answers is excluded"):
                 await client.plan(MODEL, PlanOptions(limits=Limits(excluded=(first, second))), ignore)
-            with pytest.raises(NoNodes, match="are asked for and do not answer"):
-                await client.plan(MODEL, PlanOptions(limits=Limits(head=NodeId("e" * 32))), ignore)
+            absent = NodeId("e" * 32)
+            for limits in (Limits(head=absent), Limits(only=(absent,))):
+                with pytest.raises(NoNodes, match="are asked for and do not answer"):
+                    await client.plan(MODEL, PlanOptions(limits=limits), ignore)
+            kept = await client.deploy(MODEL, "chain", PlanOptions(limits=Limits(only=(absent, second))), ignore)
+            assert kept.plan.devices == (second,), "one that went away does not end what the others may do"
+            assert not any(first in spare for spare in kept.standbys), "nor may others stand by"
         finally:
             await client.close()
