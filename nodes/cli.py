@@ -14,6 +14,15 @@ from mesh.errors import UsageError
 from mesh.wire.experiments import read_in_larger_pieces
 from nodes.doctor_command import doctor
 from nodes.gateway_command import gateway
+from nodes.gateway_service import (
+    AllowLoadOption,
+    GatewayOption,
+    GrpcOption,
+    HttpOption,
+    MetricsOption,
+    RepositoryOption,
+    read_companion_settings,
+)
 from nodes.lab_commands import lab_app
 from nodes.measuring_commands import bench, trace
 from nodes.optimize_command import optimize
@@ -28,6 +37,7 @@ from nodes.options import (
     PeerOption,
     PlanOption,
     StagesOption,
+    cost_file,
     default_data_dir,
     open_mesh,
 )
@@ -120,6 +130,12 @@ def node(
     content_mib: Annotated[
         int, typer.Option("--content-mib", min=16, help="Disk that stored models may take, in MiB.")
     ] = 2048,
+    gateway_beside: GatewayOption = False,
+    grpc: GrpcOption = None,
+    http: HttpOption = None,
+    metrics: MetricsOption = None,
+    repository: RepositoryOption = None,
+    allow_load: AllowLoadOption = False,
     stop_with_parent: Annotated[
         bool, typer.Option("--stop-with-parent", hidden=True, help="Stop when standard input is closed.")
     ] = False,
@@ -130,8 +146,9 @@ def node(
 
     from mesh.runtime.engine_mode import parse_engine_mode
     from mesh.runtime.node import NodeSettings
-    from nodes.daemon import NODE_PORT, check_listen, discovery_for, run_node
+    from nodes.daemon import NODE_PORT, GatewayBeside, check_listen, discovery_for, run_node
 
+    served = read_companion_settings(gateway_beside, grpc, http, metrics, repository, allow_load, insecure)
     where = check_listen(listen, NODE_PORT, insecure)
     settings = NodeSettings(
         data_dir or default_data_dir("node"),
@@ -143,7 +160,9 @@ def node(
         runs=runs,
         engine_mode=None if engine_mode is None else parse_engine_mode(engine_mode),
     )
-    run_node(settings, discovery_for(where, interface or (), peer or (), mdns), insecure, stop_with_parent, as_json)
+    beside = None if served is None else GatewayBeside(served, interface or (), peer or (), mdns, cost_file())
+    discovery = discovery_for(where, interface or (), peer or (), mdns)
+    run_node(settings, discovery, insecure, stop_with_parent, as_json, beside)
 
 
 @app.command()
@@ -156,18 +175,26 @@ def coordinator(
     mdns: MdnsOption = True,
     name: Annotated[str | None, typer.Option("--name", help="How people call it; default: from the host name.")] = None,
     insecure: InsecureOption = False,
+    gateway_beside: GatewayOption = False,
+    grpc: GrpcOption = None,
+    http: HttpOption = None,
+    metrics: MetricsOption = None,
+    repository: RepositoryOption = None,
+    allow_load: AllowLoadOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Run a coordinator in the foreground: plans for everyone, so that clients need no planning packages."""
     from mesh.discovery.interfaces import interfaces_to_browse
     from mesh.runtime.coordinator_daemon import CoordinatorSettings
-    from nodes.daemon import COORDINATOR_PORT, check_listen, discovery_for, run_coordinator
+    from nodes.daemon import COORDINATOR_PORT, GatewayBeside, check_listen, discovery_for, run_coordinator
 
+    served = read_companion_settings(gateway_beside, grpc, http, metrics, repository, allow_load, insecure)
     where = check_listen(listen, COORDINATOR_PORT, insecure)
     settings = CoordinatorSettings(data_dir or default_data_dir("coordinator"), where, name, settles=mdns)
     # It looks for nodes on every network, also where it lets nobody but this machine call it.
     interfaces = interface or (interfaces_to_browse() if mdns else ())
-    run_coordinator(settings, discovery_for(where, interfaces, peer or (), mdns), insecure, as_json)
+    beside = None if served is None else GatewayBeside(served, interface or (), peer or (), mdns, None)
+    run_coordinator(settings, discovery_for(where, interfaces, peer or (), mdns), insecure, as_json, beside)
 
 
 @app.command("nodes")

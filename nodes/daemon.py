@@ -1,16 +1,20 @@
-"""`mesh node`: the daemon in the foreground."""
+"""`mesh node` and `mesh coordinator`: the daemons in the foreground, also with a gateway beside them."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ipaddress
 import json
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+from mesh.client.mesh_client import Mesh
 from mesh.discovery import DiscoverySettings, make_discovery
 from mesh.discovery.contract import Discovery
 from mesh.errors import UsageError
@@ -18,6 +22,10 @@ from mesh.hardware.allocator import keep_freed_memory
 from mesh.runtime.coordinator_daemon import CoordinatorDaemon, CoordinatorReady, CoordinatorSettings
 from mesh.runtime.node import Node, NodeReady, NodeSettings
 from nodes.output import say
+
+if TYPE_CHECKING:
+    from mesh.runtime.own_node import OwnNode
+    from nodes.gateway_service import GatewaySettings
 
 NODE_PORT = 50071
 COORDINATOR_PORT = 50070
@@ -65,8 +73,53 @@ def discovery_for(listen: str, interfaces: Sequence[str], peers: Sequence[str], 
     return make_discovery(names, DiscoverySettings(interfaces, peers, broker))
 
 
+@dataclass(frozen=True, slots=True)
+class GatewayBeside:
+    """A gateway in a daemon's process, and how it looks for other nodes."""
+
+    settings: GatewaySettings
+    interfaces: Sequence[str]
+    peers: Sequence[str]
+    mdns: bool
+    costs: Path | None
+    """Where it keeps what it measures when it plans by itself."""
+    served: dict[str, str] = field(default_factory=dict)
+    """Where each kind is served, once it is."""
+
+    @contextlib.asynccontextmanager
+    async def beside_node(self, own_node: OwnNode, listens_on: str) -> AsyncIterator[None]:
+        from nodes.gateway_service import own_address
+
+        peers = (own_address(listens_on), *self.peers)
+        async with self._serve(Mesh(peers=peers, own_node=own_node, costs=self.costs, **self._looking())):
+            yield
+
+    @contextlib.asynccontextmanager
+    async def beside_coordinator(self, listens_on: str) -> AsyncIterator[None]:
+        from nodes.gateway_service import own_address
+
+        async with self._serve(Mesh(peers=self.peers, coordinator=own_address(listens_on), **self._looking())):
+            yield
+
+    def _looking(self) -> dict[str, Any]:
+        return {"interfaces": self.interfaces, "mdns": self.mdns, "warn": say}
+
+    @contextlib.asynccontextmanager
+    async def _serve(self, opened: Mesh) -> AsyncIterator[None]:
+        from nodes.gateway_service import serving
+
+        async with opened as mesh, serving(mesh, self.settings) as addresses:
+            self.served.update(addresses)
+            yield
+
+
 def run_node(
-    settings: NodeSettings, discovery: Discovery, is_insecure: bool, stops_with_parent: bool, as_json: bool
+    settings: NodeSettings,
+    discovery: Discovery,
+    is_insecure: bool,
+    stops_with_parent: bool,
+    as_json: bool,
+    gateway: GatewayBeside | None = None,
 ) -> None:
     """Run until SIGTERM or SIGINT, or until the parent is gone where that is asked for; then drain."""
 
@@ -77,7 +130,9 @@ def run_node(
         if stops_with_parent:
             stop_with_parent(stop)
         await Node(settings, discovery).run(
-            stop, lambda ready: announce("node", ready, settings.data_dir, is_insecure, as_json)
+            stop,
+            lambda ready: announce("node", ready, settings.data_dir, is_insecure, as_json, gateway),
+            None if gateway is None else gateway.beside_node,
         )
 
     asyncio.run(main())
@@ -95,13 +150,21 @@ def stop_with_parent(stop: asyncio.Event) -> None:
     loop.add_reader(descriptor, parent_is_gone)
 
 
-def run_coordinator(settings: CoordinatorSettings, discovery: Discovery, is_insecure: bool, as_json: bool) -> None:
-    """Run until SIGTERM or SIGINT. Streams go on without it."""
+def run_coordinator(
+    settings: CoordinatorSettings,
+    discovery: Discovery,
+    is_insecure: bool,
+    as_json: bool,
+    gateway: GatewayBeside | None = None,
+) -> None:
+    """Run until SIGTERM or SIGINT. Streams go on without it, but for those of a gateway in it."""
 
     async def main() -> None:
         daemon = CoordinatorDaemon(settings, discovery)
         await daemon.run(
-            stop_on_signals(), lambda ready: announce("coordinator", ready, settings.data_dir, is_insecure, as_json)
+            stop_on_signals(),
+            lambda ready: announce("coordinator", ready, settings.data_dir, is_insecure, as_json, gateway),
+            None if gateway is None else gateway.beside_coordinator,
         )
 
     asyncio.run(main())
@@ -114,11 +177,28 @@ def stop_on_signals() -> asyncio.Event:
     return stop
 
 
-def announce(role: str, ready: NodeReady | CoordinatorReady, data_dir: Path, is_insecure: bool, as_json: bool) -> None:
+def announce(
+    role: str,
+    ready: NodeReady | CoordinatorReady,
+    data_dir: Path,
+    is_insecure: bool,
+    as_json: bool,
+    gateway: GatewayBeside | None,
+) -> None:
     if as_json:
-        document = {"id": ready.identity.node_id, "name": ready.identity.name, "address": ready.address}
+        document: dict[str, object] = {
+            "id": ready.identity.node_id,
+            "name": ready.identity.name,
+            "address": ready.address,
+        }
+        if gateway is not None:
+            document["gateway"] = gateway.served
         print(json.dumps(document), flush=True)
     say(f"{role} {ready.identity.name} ({ready.identity.node_id[:8]}) listens on {ready.address}, data in {data_dir}")
+    if gateway is not None:
+        from nodes.gateway_service import in_words
+
+        say(f"its gateway serves {in_words(gateway.served)}")
     for damage in ready.damages if isinstance(ready, NodeReady) else ():
         say(f"warning: deployment {damage.name} is not loaded, its file is set aside: {damage.reason} ({damage.path})")
     if isinstance(ready, CoordinatorReady) and ready.damage:

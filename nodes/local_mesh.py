@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from mesh.core.ids import NodeId
@@ -76,6 +76,8 @@ class LocalNode:
     node_id: NodeId
     name: str
     address: str
+    gateway: dict[str, str] = field(default_factory=dict)
+    """Where its gateway serves each kind; empty where it has none."""
 
 
 @contextlib.asynccontextmanager
@@ -122,7 +124,7 @@ async def _ready(process: asyncio.subprocess.Process, name: str, folder: Path) -
         log = (folder / f"{name}.log").read_text(errors="replace")[-LOG_TAIL_CHARACTERS:]
         raise MeshError(f"daemon {name} ended before it listened: {log.strip() or 'it said nothing'}")
     told = json.loads(line)
-    return LocalNode(process, NodeId(told["id"]), told["name"], told["address"])
+    return LocalNode(process, NodeId(told["id"]), told["name"], told["address"], told.get("gateway", {}))
 
 
 async def _stop(processes: list[asyncio.subprocess.Process]) -> None:

@@ -1,5 +1,6 @@
-"""What `scripts/bench_gateway` measures: one request at a time to one node, by the Python client and through a gateway.
+"""What `scripts/bench_gateway` measures: one request at a time to one node, by the Python client and through gateways.
 
+One gateway is in the node's own process (`mesh node --gateway`), the other is a process of its own (`mesh gateway`).
 All processes share this machine's cores, as they do where a device runs both. The callers take turns, round by round,
 in an order that changes; figures are medians over the rounds of the median latency in each, with lowest and highest.
 """
@@ -16,6 +17,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import grpc
@@ -30,6 +32,7 @@ ELEMENTS = 16384
 """Of float32: 64 KiB."""
 
 TARGET_MS = 1.0
+ANYWHERE = ["--grpc", "127.0.0.1:0", "--http", "127.0.0.1:0", "--metrics", "off"]
 MESH = [sys.executable, "-m", "nodes"]
 JSON_LENGTH = "Inference-Header-Content-Length"
 
@@ -113,18 +116,23 @@ async def measure(rounds: int, requests: int) -> dict[str, list[float]]:
         model_file = folder.path / "bench.onnx"
         model_file.write_bytes(make_model())
         async with (
-            local_nodes(1, folder) as daemons,
+            local_nodes(1, folder, "bench", ("--gateway", *ANYWHERE)) as daemons,
             mesh.connect(peers=[daemons[0].address], mdns=False) as connection,
         ):
             model = await connection.deploy(model_file, name="bench")
-            line = [*MESH, "gateway", "--no-mdns", "--peer", daemons[0].address, "--json"]
-            line += ["--grpc", "127.0.0.1:0", "--http", "127.0.0.1:0"]
+            line = [*MESH, "gateway", "--no-mdns", "--peer", daemons[0].address, "--json", *ANYWHERE]
             gateway = subprocess.Popen(line, stdout=subprocess.PIPE, text=True)  # noqa: ASYNC220 - once
             try:
                 assert gateway.stdout is not None
                 addresses = json.loads(await asyncio.to_thread(gateway.stdout.readline))
-                by_grpc, by_http = call_grpc(addresses["grpc"], values), call_http(addresses["http"], values)
-                refused = call_refused(addresses["grpc"], values)
+                inside = daemons[0].gateway
+                calls = {
+                    "gRPC, in the node": call_grpc(inside["grpc"], values),
+                    "HTTP, in the node": call_http(inside["http"], values),
+                    "gRPC, by itself": call_grpc(addresses["grpc"], values),
+                    "HTTP, by itself": call_http(addresses["http"], values),
+                    "gRPC alone": call_refused(addresses["grpc"], values),
+                }
 
                 async def by_client() -> float:
                     return float((await model.run({"x": values}))["y"][0, 0])
@@ -143,12 +151,8 @@ async def measure(rounds: int, requests: int) -> dict[str, list[float]]:
                         taken.append(time.perf_counter() - began)
                     return taken
 
-                turns: dict[str, Callable[[], Any]] = {
-                    "Python client": client_turn,
-                    "gateway gRPC": lambda: in_turn(by_grpc),
-                    "gateway HTTP": lambda: in_turn(by_http),
-                    "gRPC alone": lambda: in_turn(refused),
-                }
+                turns: dict[str, Callable[[], Any]] = {name: partial(in_turn, call) for name, call in calls.items()}
+                turns["Python client"] = client_turn
                 figures: dict[str, list[float]] = {name: [] for name in turns}
                 order, chance = list(turns), random.Random(7)
                 for number in range(rounds + 1):
@@ -179,14 +183,14 @@ def main() -> None:
     options = parser.parse_args()
     figures = asyncio.run(measure(options.rounds, options.requests))
     client = figures["Python client"]
-    for name in ("gateway gRPC", "gateway HTTP"):
-        figures[f"{name}, added"] = [ours - plain for ours, plain in zip(figures[name], client, strict=True)]
+    for name in [name for name in figures if "," in name]:
+        figures[f"{name}: added"] = [ours - plain for ours, plain in zip(figures[name], client, strict=True)]
     medians = {name: statistics.median(samples) for name, samples in figures.items()}
     if options.json:
         print(json.dumps({name: {"median_ms": medians[name], "ms": figures[name]} for name in figures}))
     for name, samples in figures.items():
-        said = f"{name:<22} {medians[name]:6.3f} ms ({min(samples):.3f} .. {max(samples):.3f})"
-        if name == "gateway gRPC, added":
+        said = f"{name:<25} {medians[name]:6.3f} ms ({min(samples):.3f} .. {max(samples):.3f})"
+        if name == "gRPC, in the node: added":
             said += f"  target <= {TARGET_MS:g}: {'holds' if medians[name] <= TARGET_MS else 'MISSED'}"
         print(said, file=sys.stderr if options.json else sys.stdout)
 

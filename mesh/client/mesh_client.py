@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from mesh.core.frame import Hop
     from mesh.runtime.calls import Calls
     from mesh.runtime.frame_stream import Answer, FrameStream, StreamOptions
+    from mesh.runtime.own_node import OwnNode
 
 Feeds = Mapping[str, Any] | Sequence[Any] | Any
 """Values by input name, in input order, or the single input's value: `Tensor`s or NumPy arrays."""
@@ -162,6 +163,7 @@ class Mesh:
         only: frozenset[NodeId] | None = None,
         costs: Path | None = None,
         warn: Callable[[str], None] = _be_quiet,
+        own_node: OwnNode | None = None,
     ) -> None:
         # A mesh of particular nodes is complete as it is described: the environment is about another one.
         environment = os.environ if only is None else {}
@@ -173,6 +175,7 @@ class Mesh:
         self._coordinator_address = coordinator
         self._only = only
         self._costs = costs
+        self._own_node = own_node
         self._warn = warn
         self._stack = contextlib.AsyncExitStack()
         self._directory: Coordinator | None = None
@@ -256,7 +259,8 @@ class Mesh:
         from mesh.runtime.repairing import Repairer
 
         repairer = Repairer(self._located.fleet.client, self.coordinator.resolve, self.tasks.spawn)
-        stream = FrameStream(deployment, options, self._located.fleet.client, self.tasks, recover=repairer.recover)
+        client, own_node = self._located.fleet.client, self._own_node
+        stream = FrameStream(deployment, options, client, self.tasks, recover=repairer.recover, own_node=own_node)
         try:
             await stream.open()
             yield stream

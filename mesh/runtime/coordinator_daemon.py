@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -57,6 +58,10 @@ class CoordinatorReady:
     """Why measurements that were stored are not used; empty where all is well."""
 
 
+Companion = Callable[[str], AbstractAsyncContextManager[None]]
+"""What runs in a coordinator's process beside it, such as a gateway: given where it listens."""
+
+
 class CoordinatorDaemon:
     """`discovery` is handed in and entered by `run`."""
 
@@ -64,7 +69,12 @@ class CoordinatorDaemon:
         self._settings = settings
         self._discovery = discovery
 
-    async def run(self, stop: asyncio.Event, on_ready: Callable[[CoordinatorReady], None]) -> None:
+    async def run(
+        self,
+        stop: asyncio.Event,
+        on_ready: Callable[[CoordinatorReady], None],
+        companion: Companion | None = None,
+    ) -> None:
         """Run until `stop` is set. Raises `StorageError`, `ListenError`, `MissingExtra` before `on_ready`."""
         service_manager = ServiceManager.from_environment()
         with DataFolder.open(self._settings.data_dir / FOLDER) as folder:
@@ -84,10 +94,11 @@ class CoordinatorDaemon:
                 stack.push_async_callback(service.stop)
                 await stack.enter_async_context(_watching(coordinator, costs, tasks))
                 await self._discovery.advertise(_advertisement(identity, address))
-                on_ready(CoordinatorReady(identity, address, costs.damage))
-                service_manager.ready(tasks, f"coordinator {identity.name} listens on {address}")
-                await stop.wait()
-                service_manager.stopping()
+                async with contextlib.nullcontext() if companion is None else companion(address):
+                    on_ready(CoordinatorReady(identity, address, costs.damage))
+                    service_manager.ready(tasks, f"coordinator {identity.name} listens on {address}")
+                    await stop.wait()
+                    service_manager.stopping()
 
 
 @contextlib.asynccontextmanager

@@ -31,6 +31,7 @@ from mesh.core.messages import (
     OpenStream,
     StreamAccepted,
 )
+from mesh.core.tensor import TensorSpec
 from mesh.errors import MeshError, NodeLost, ProtocolViolation, Timeout
 from mesh.runtime.edge_coding import encode_frames
 
@@ -49,6 +50,14 @@ class Link(Protocol):
     async def receive(self) -> Message | None: ...
 
     def cancel(self) -> None: ...
+
+
+class StreamNode(Protocol):
+    """A node to which streams can be opened: `mesh.wire.channel.NodeClient`, or the one of this process."""
+
+    def open_edge(self) -> Link: ...
+
+    def open_results(self, boundary: Sequence[TensorSpec]) -> Link: ...
 
 
 @dataclass(slots=True)

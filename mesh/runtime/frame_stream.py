@@ -20,7 +20,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mesh.control.answer_queue import Answer
 from mesh.control.client_stream import ClientStream, StreamOptions
@@ -39,9 +39,12 @@ from mesh.errors import (
     TensorMismatch,
     Timeout,
 )
+from mesh.runtime.edge_sender import StreamNode
 from mesh.runtime.stream_path import PathEvents, StreamPath
 from mesh.runtime.supervise import Supervisor
-from mesh.wire.channel import NodeClient
+
+if TYPE_CHECKING:
+    from mesh.runtime.own_node import OwnNode
 
 __all__ = ["Answer", "FrameStream", "Recover", "StreamOptions"]
 
@@ -56,21 +59,24 @@ whether a newer one is there, because the old one drains. Raises why there is no
 class FrameStream:
     """`await open()`, then `send` and iterate `answers()`; `close` in any case.
 
-    `deployment` is the one that frames go to now. Without `recover` a lost path breaks the stream.
+    `deployment` is the one that frames go to now. Without `recover` a lost path breaks the stream. `own_node` is the
+    node in whose process this is, if there is one.
     """
 
     def __init__(
         self,
         deployment: Deployment,
         options: StreamOptions,
-        client: Callable[[str], NodeClient],
+        client: Callable[[str], StreamNode],
         tasks: Supervisor,
         recover: Recover | None = None,
         now: Callable[[], float] = time.monotonic,
+        own_node: OwnNode | None = None,
     ) -> None:
         self.deployment = deployment
         self._options = options
         self._client = client
+        self._own_node = own_node
         self._tasks = tasks
         self._recover = recover
         self._now = now
@@ -166,7 +172,7 @@ class FrameStream:
             options.stream_class,
             options.is_ordered,
             control.window,
-            self._client,
+            self._client if self._own_node is None else self._own_node.instead_of(self._client, deployment),
             self._tasks,
             self._now,
         )

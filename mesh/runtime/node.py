@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import threading
 from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -33,6 +34,7 @@ from mesh.runtime.engine_pool import EnginePool
 from mesh.runtime.hanging import hang_when_asked
 from mesh.runtime.node_clients import NodeClients
 from mesh.runtime.node_service import NodeService
+from mesh.runtime.own_node import OwnNode
 from mesh.runtime.service_manager import ServiceManager
 from mesh.runtime.staleness import keep_current
 from mesh.runtime.supervise import Supervisor
@@ -82,6 +84,11 @@ class NodeReady:
     """Stored deployments that could not be read; the daemon runs without them."""
 
 
+Companion = Callable[[OwnNode, str], AbstractAsyncContextManager[None]]
+"""What runs in a node's process beside it, such as a gateway: given the node and where it listens, entered once that
+is so, and left before the node drains. It raises on the way in what is wrong with it."""
+
+
 class Node:
     """`discovery` is handed in and entered by `run`; it is not used before the port is open."""
 
@@ -92,7 +99,9 @@ class Node:
         self._probe = ProbeResult()
         self._mode = ""
 
-    async def run(self, stop: asyncio.Event, on_ready: Callable[[NodeReady], None]) -> None:
+    async def run(
+        self, stop: asyncio.Event, on_ready: Callable[[NodeReady], None], companion: Companion | None = None
+    ) -> None:
         """Run until `stop` is set. Raises `StorageError`, `ListenError`, `MissingExtra` before `on_ready`."""
         service_manager = ServiceManager.from_environment()
         hang_when_asked()
@@ -117,15 +126,17 @@ class Node:
                 stack.push_async_callback(server.stop, SERVER_GRACE_S)
                 await stack.enter_async_context(self._discovery)
                 await self._discovery.advertise(self._advertisement(address))
-                on_ready(NodeReady(self._identity, address, tuple(store.damages)))
-                service_manager.ready(tasks, f"node {self._identity.name} listens on {address}")
                 tasks.spawn(self._measure(), "probe the hardware")
                 tasks.spawn(keep_current(self._identity.node_id, driver, self._clients.get), "drain what was replaced")
                 for seed in self._settings.seeds:
                     tasks.spawn(self._introduce(seed, address, service), f"introduce ourselves to {seed}")
-                await stop.wait()
-                self._state = NodeState.DRAINING
-                service_manager.stopping()
+                own_node = OwnNode(self._identity.node_id, service, tasks.spawn)
+                async with contextlib.nullcontext() if companion is None else companion(own_node, address):
+                    on_ready(NodeReady(self._identity, address, tuple(store.damages)))
+                    service_manager.ready(tasks, f"node {self._identity.name} listens on {address}")
+                    await stop.wait()
+                    self._state = NodeState.DRAINING
+                    service_manager.stopping()
                 async with asyncio.timeout(2 * DRAIN_TIMEOUT_S):
                     await driver.stop()
 

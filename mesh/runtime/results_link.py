@@ -18,8 +18,7 @@ from mesh.core.ids import NodeId
 from mesh.core.messages import Acknowledge, CloseStream, Draining, Heartbeat, OpenResults, ResultsAccepted
 from mesh.core.plan import Deployment
 from mesh.errors import MeshError, NodeLost, ProtocolViolation
-from mesh.runtime.edge_sender import Link
-from mesh.wire.channel import NodeClient
+from mesh.runtime.edge_sender import Link, StreamNode
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +38,7 @@ class ResultsLink:
         self,
         deployment: Deployment,
         device: NodeId,
-        client: Callable[[str], NodeClient],
+        client: Callable[[str], StreamNode],
         spawn: Callable[[Coroutine[Any, Any, None], str], asyncio.Task[None]],
         now: Callable[[], float],
         events: ResultsEvents,

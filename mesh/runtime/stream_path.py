@@ -22,10 +22,10 @@ from mesh.core.frame import Frame, StreamClass
 from mesh.core.messages import OpenStream
 from mesh.core.plan import Deployment
 from mesh.errors import MeshError, NodeLost
+from mesh.runtime.edge_sender import StreamNode
 from mesh.runtime.replicated_edge import make_edge
 from mesh.runtime.results_link import ResultsEvents, ResultsLink
 from mesh.runtime.supervise import Supervisor, together
-from mesh.wire.channel import NodeClient
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +47,7 @@ class StreamPath:
         stream_class: StreamClass,
         is_ordered: bool,
         window: int,
-        client: Callable[[str], NodeClient],
+        client: Callable[[str], StreamNode],
         tasks: Supervisor,
         now: Callable[[], float],
     ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -169,8 +170,8 @@ def test_what_passes_only_where_it_was_chosen_is_refused(
     report = optimize(model, {"image": images}, max_drop_points=50)
     assert [offer.variant for offer in report.offered] == [FLOAT]
     assert [each.variant for each in report.refused] == ["int8", "int8-mixed"]
-    assert "with 1 of 5 parts as they are" in report.refused[1].reason
-    assert "agreement with float falls" in report.refused[1].reason
+    # How many parts the search leaves as they are is the processor's matter: some overflow with 8-bit weights.
+    assert re.match(r"with [1-4] of 5 parts as they are, .* agreement with float falls", report.refused[1].reason)
 
 
 def test_a_pass_that_fails_spoils_nothing_else(
