@@ -13,8 +13,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from typing import Any, Protocol
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Protocol
 
 from mesh.core.coding import RAW
 from mesh.core.frame import Frame
@@ -53,7 +53,7 @@ class _Way:
         while len(self._unread) >= MAX_UNREAD_MESSAGES and not self._is_closed:
             await self._wait()
         if self._is_closed:
-            raise self._error or NodeLost(f"{PEER} closed the connection")
+            raise self._error or _closed()
         self._unread.append(message)
         self._changed.set()
 
@@ -85,7 +85,7 @@ class _Way:
         self.close(error)
 
 
-class _OwnLink:
+class OwnLink:
     """One end. The serving side knows what frames look like: the client checks them against the model's inputs."""
 
     def __init__(self, outgoing: _Way, incoming: _Way) -> None:
@@ -105,10 +105,23 @@ class _OwnLink:
     async def receive(self) -> Message | None:
         return await self._incoming.take()
 
+    def end(self, error: MeshError | None) -> None:
+        """Nothing more will be said or heard here: the other end reads what is on its way, and then `error`."""
+        self._outgoing.close(error)
+        self._incoming.break_off(error or _closed())
+
     def cancel(self) -> None:
-        error = NodeLost(f"the connection to {PEER} was given up")
-        self._outgoing.break_off(error)
-        self._incoming.break_off(error)
+        self.end(NodeLost(f"the connection to {PEER} was given up"))
+
+
+def make_pair() -> tuple[OwnLink, OwnLink]:
+    """The asking and the answering end of a link."""
+    asking, answering = _Way(), _Way()
+    return OwnLink(asking, answering), OwnLink(answering, asking)
+
+
+def _closed() -> NodeLost:
+    return NodeLost(f"{PEER} closed the connection")
 
 
 class OwnNode:
@@ -128,30 +141,24 @@ class OwnNode:
 
         return get
 
-    def open_edge(self) -> _OwnLink:
+    def open_edge(self) -> OwnLink:
         return self._open(self._handlers.serve_edge, "own edge: serve")
 
-    def open_results(self, boundary: Sequence[TensorSpec]) -> _OwnLink:
+    def open_results(self, boundary: Sequence[TensorSpec]) -> OwnLink:
         return self._open(self._handlers.serve_results, "own results: serve")
 
-    def _open(self, serve: Callable[[ServerLink, str], Awaitable[None]], name: str) -> _OwnLink:
-        asking, answering = _Way(), _Way()
-        self._spawn(_serve(serve, _OwnLink(answering, asking), asking, answering), name)
-        return _OwnLink(asking, answering)
+    def _open(self, serve: Callable[[ServerLink, str], Awaitable[None]], name: str) -> OwnLink:
+        ours, theirs = make_pair()
+        self._spawn(_serve(serve, theirs), name)
+        return ours
 
 
-def _serve(
-    serve: Callable[[ServerLink, str], Awaitable[None]], link: _OwnLink, asking: _Way, answering: _Way
-) -> Coroutine[Any, Any, None]:
-    async def run() -> None:
-        reason: MeshError | None = NodeLost(f"{PEER} is ending")
-        try:
-            await serve(link, PEER)
-            reason = None
-        except MeshError as error:  # told to the other end, as a call's status would be
-            reason = error
-        finally:
-            answering.close(reason)
-            asking.break_off(reason or NodeLost(f"{PEER} closed the connection"))
-
-    return run()
+async def _serve(serve: Callable[[ServerLink, str], Awaitable[None]], link: OwnLink) -> None:
+    reason: MeshError | None = NodeLost(f"{PEER} is ending")
+    try:
+        await serve(link, PEER)
+        reason = None
+    except MeshError as error:  # told to the other end, as a call's status would be
+        reason = error
+    finally:
+        link.end(reason)

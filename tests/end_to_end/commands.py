@@ -225,6 +225,8 @@ class Daemon:
     extra: tuple[str, ...] = ("--no-mdns", "--threads", "1")
     address: str = f"{LOOPBACK}:0"
     id: str = ""
+    gateway: dict[str, str] = field(default_factory=dict)
+    """Where its gateway serves each kind; empty where it has none."""
     process: subprocess.Popen[str] | None = field(default=None, repr=False)
 
     def start(self) -> Daemon:
@@ -243,7 +245,7 @@ class Daemon:
         line = self.process.stdout.readline() if ready else ""
         assert line, f"daemon {self.name} does not listen: {self.log.read_text()}"
         told = json.loads(line)
-        self.id, self.address = told["id"], told["address"]
+        self.id, self.address, self.gateway = told["id"], told["address"], told.get("gateway", {})
         return self
 
     @property

@@ -21,6 +21,7 @@ from mesh.runtime.deployment_driver import DeploymentDriver
 from mesh.runtime.engine_mode import EngineMode
 from mesh.runtime.frame_stream import FrameStream, StreamOptions
 from mesh.runtime.node import Node, NodeSettings
+from mesh.runtime.own_node import OwnNode
 from mesh.runtime.stage import Stage
 from mesh.runtime.supervise import Supervisor
 from mesh.storage.deployments import Damage
@@ -40,7 +41,9 @@ class FakeNode:
     client: NodeClient
     stop: asyncio.Event
     task: asyncio.Task[None]
-    damages: tuple[Damage, ...] = ()
+    damages: tuple[Damage, ...]
+    own_node: OwnNode
+    """What a companion in its process is given."""
 
     def stage(self, deployment: Deployment) -> Stage:
         stages = self.driver.stages(key_of(deployment))
@@ -88,13 +91,22 @@ class FakeMesh:
             ),
             MemoryDiscovery(MemoryNetwork()),
         )
-        task = self.tasks.spawn(node.run(stop, ready.set_result), f"node {name}")
+        beside: list[OwnNode] = []
+
+        @contextlib.asynccontextmanager
+        async def companion(own_node: OwnNode, address: str) -> AsyncIterator[None]:
+            beside.append(own_node)
+            yield
+
+        task = self.tasks.spawn(node.run(stop, ready.set_result, companion), f"node {name}")
         await asyncio.wait({task, ready}, timeout=10, return_when=asyncio.FIRST_COMPLETED)
         if task.done():
             task.result()
         told = ready.result()
         client = NodeClient(told.address)
-        found = FakeNode(told.identity.node_id, told.address, engine, drivers[0], client, stop, task, told.damages)
+        found = FakeNode(
+            told.identity.node_id, told.address, engine, drivers[0], client, stop, task, told.damages, beside[0]
+        )
         self.nodes.append(found)
         return found
 
@@ -127,8 +139,10 @@ class FakeMesh:
         return deployment
 
     @contextlib.asynccontextmanager
-    async def stream(self, deployment: Deployment, options: StreamOptions | None = None) -> AsyncIterator[FrameStream]:
-        stream = FrameStream(deployment, options or StreamOptions(), self.client, self.tasks)
+    async def stream(
+        self, deployment: Deployment, options: StreamOptions | None = None, own_node: OwnNode | None = None
+    ) -> AsyncIterator[FrameStream]:
+        stream = FrameStream(deployment, options or StreamOptions(), self.client, self.tasks, own_node=own_node)
         try:
             await stream.open()
             yield stream

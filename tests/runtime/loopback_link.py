@@ -4,98 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections import deque
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, cast
 
-from mesh.core.coding import RAW
-from mesh.core.frame import Frame
 from mesh.core.ids import NodeId
-from mesh.core.messages import Message, OpenEdge, OpenResults
-from mesh.core.plan import Deployment, Fence
+from mesh.core.messages import OpenEdge, OpenResults
+from mesh.core.plan import Deployment
 from mesh.core.tensor import TensorSpec
 from mesh.engines.fake import FakeModel
 from mesh.errors import DeploymentNotFound, MeshError, NodeLost
 from mesh.runtime.edge_receiver import EdgeReceiver, ResultsSender, ServerLink
 from mesh.runtime.edge_sender import EdgeSender
 from mesh.runtime.frame_stream import FrameStream, StreamOptions
+from mesh.runtime.own_node import OwnLink, make_pair
 from mesh.runtime.stage import Stage
 from mesh.runtime.supervise import Supervisor
 from mesh.wire.channel import NodeClient
 from tests.runtime.fake_models import GatedEngine, lease_alone, make_deployment
-
-CAPACITY = 16
-"""Messages under way in one direction; a transport has some room, and it ends."""
-
-
-class _Way:
-    """One direction of a link."""
-
-    def __init__(self) -> None:
-        self._messages: deque[Message] = deque()
-        self._changed = asyncio.Event()
-        self._is_ended = False
-        self._error: MeshError | None = None
-
-    async def put(self, message: Message) -> None:
-        while len(self._messages) >= CAPACITY and not self._is_ended:
-            self._changed.clear()
-            await self._changed.wait()
-        if self._is_ended:
-            raise self._error or NodeLost("the peer closed the connection")
-        self._messages.append(message)
-        self._changed.set()
-
-    async def get(self) -> Message | None:
-        while not self._messages and not self._is_ended:
-            self._changed.clear()
-            await self._changed.wait()
-        if self._messages:
-            self._changed.set()
-            return self._messages.popleft()
-        if self._error is not None:
-            raise self._error
-        return None
-
-    def end(self, error: MeshError | None) -> None:
-        if not self._is_ended:
-            self._is_ended, self._error = True, error
-            self._changed.set()
-
-
-class LoopbackLink:
-    """One end: `send` waits where the other end does not read, `cancel` ends both directions."""
-
-    def __init__(self, outward: _Way, inward: _Way, on_cancel: Callable[[], object]) -> None:
-        self._outward = outward
-        self._inward = inward
-        self._on_cancel = on_cancel
-
-    async def send(self, message: Message) -> None:
-        await self._outward.put(message)
-
-    async def send_frames(self, frames: Sequence[Frame]) -> None:
-        for frame in frames:
-            await self.send(frame)
-
-    async def receive(self) -> Message | None:
-        return await self._inward.get()
-
-    def expect(self, boundary: tuple[TensorSpec, ...], fence: Fence, codec: str = RAW) -> None:
-        """Messages are handed over as they are."""
-
-    def cancel(self) -> None:
-        self._outward.end(NodeLost("the connection was given up"))
-        self._inward.end(NodeLost("the connection was given up"))
-        self._on_cancel()
-
-
-def make_pair() -> tuple[LoopbackLink, LoopbackLink]:
-    """Two ends that nobody serves."""
-    down, up = _Way(), _Way()
-    return LoopbackLink(down, up, lambda: None), LoopbackLink(up, down, lambda: None)
 
 
 @dataclass
@@ -106,10 +33,10 @@ class MemoryNode:
     stages: list[Stage] = field(default_factory=list)
     calls: set[asyncio.Task[None]] = field(default_factory=set)
 
-    def open_edge(self) -> LoopbackLink:
+    def open_edge(self) -> OwnLink:
         return self._serve(lambda link: EdgeReceiver(link, "somebody", self.find_stage).serve())
 
-    def open_results(self, boundary: Sequence[TensorSpec]) -> LoopbackLink:
+    def open_results(self, boundary: Sequence[TensorSpec]) -> OwnLink:
         return self._serve(lambda link: ResultsSender(link, "somebody", self.find_stage).serve())
 
     def find_stage(self, opening: OpenEdge | OpenResults) -> Stage:
@@ -118,24 +45,23 @@ class MemoryNode:
                 return stage
         raise DeploymentNotFound(f"deployment {opening.deployment!r} is not on this node")
 
-    def _serve(self, handle: Callable[[ServerLink], Coroutine[Any, Any, None]]) -> LoopbackLink:
-        down, up = _Way(), _Way()
+    def _serve(self, handle: Callable[[ServerLink], Coroutine[Any, Any, None]]) -> OwnLink:
+        ours, theirs = make_pair()
 
         async def call() -> None:
             error: MeshError | None = NodeLost("the node is gone")
             try:
-                await handle(LoopbackLink(up, down, lambda: None))
+                await handle(theirs)
                 error = None
             except MeshError as failure:
                 error = failure
             finally:
-                up.end(error)
-                down.end(error)
+                theirs.end(error)
 
         task = self.tasks.spawn(call(), "serve a call")
         self.calls.add(task)
         task.add_done_callback(self.calls.discard)
-        return LoopbackLink(down, up, task.cancel)
+        return ours
 
 
 @dataclass

@@ -20,10 +20,10 @@ from mesh.core.messages import (
 )
 from mesh.errors import MeshError, NodeLost
 from mesh.runtime.frame_stream import FrameStream, StreamOptions
+from mesh.runtime.own_node import OwnLink, make_pair
 from mesh.runtime.supervise import Supervisor
 from mesh.wire.channel import NodeClient
 from tests.runtime.fake_models import copy, make_deployment, until
-from tests.runtime.loopback_link import LoopbackLink, make_pair
 
 CREDIT_BYTES = 1 << 20
 
@@ -36,23 +36,23 @@ class Server:
     frames: dict[int, Frame] = field(default_factory=dict)
     """Not answered yet."""
     most: int = 0
-    edge: LoopbackLink | None = None
-    results: LoopbackLink | None = None
+    edge: OwnLink | None = None
+    results: OwnLink | None = None
     stream: int = 0
     is_closed: bool = False
     acknowledged: list[int] = field(default_factory=list)
 
-    def open_edge(self) -> LoopbackLink:
+    def open_edge(self) -> OwnLink:
         near, self.edge = make_pair()
         self.tasks.spawn(self._serve_edge(self.edge), "made-up edge")
         return near
 
-    def open_results(self, boundary: object) -> LoopbackLink:
+    def open_results(self, boundary: object) -> OwnLink:
         near, self.results = make_pair()
         self.tasks.spawn(self._serve_results(self.results), "made-up results")
         return near
 
-    async def _serve_edge(self, link: LoopbackLink) -> None:
+    async def _serve_edge(self, link: OwnLink) -> None:
         try:
             while (message := await link.receive()) is not None:
                 match message:
@@ -69,7 +69,7 @@ class Server:
         except NodeLost:
             self.is_closed = True
 
-    async def _serve_results(self, link: LoopbackLink) -> None:
+    async def _serve_results(self, link: OwnLink) -> None:
         try:
             while (message := await link.receive()) is not None:
                 if isinstance(message, OpenResults):

@@ -31,10 +31,11 @@ from mesh.errors import (
 )
 from mesh.runtime import edge_sender, results_link
 from mesh.runtime.frame_stream import Answer, FrameStream, StreamOptions
+from mesh.runtime.own_node import make_pair
 from mesh.runtime.supervise import Supervisor
 from tests.runtime import played_server
 from tests.runtime.fake_models import chain, until, values_of, vector
-from tests.runtime.loopback_link import make_pair, open_memory_chain
+from tests.runtime.loopback_link import open_memory_chain
 from tests.runtime.played_server import Played, Server
 
 SQUARE = Tensor.from_bytes(DType.FLOAT32, (1, 1), bytes(4))

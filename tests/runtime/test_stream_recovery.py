@@ -16,17 +16,17 @@ from mesh.core.plan import Deployment, Fence
 from mesh.errors import DeploymentNotFound, MeshError, NodeLost, Overloaded, Refused, TensorMismatch
 from mesh.runtime import frame_stream
 from mesh.runtime.frame_stream import Answer, FrameStream, StreamOptions
+from mesh.runtime.own_node import OwnLink
 from mesh.runtime.supervise import Supervisor
 from mesh.wire.channel import NodeClient
 from tests.runtime.fake_models import copy, make_deployment, until, values_of, vector
-from tests.runtime.loopback_link import LoopbackLink
 from tests.runtime.played_server import Server
 
 GONE = NodeLost("node a is gone")
 
 
 class Unreachable(Server):
-    def open_results(self, boundary: object) -> LoopbackLink:
+    def open_results(self, boundary: object) -> OwnLink:
         raise NodeLost("nobody listens there")
 
 
