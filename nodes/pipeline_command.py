@@ -154,7 +154,7 @@ async def _serve(opened: Mesh, described: PipelineFile, settings: MqttSettings, 
                 results = await runner.process(source, payload, identifier, traceparent)
                 return [result if isinstance(result, MeshError) else write_result(result) for result in results]
 
-            return Served(process, runner.pipeline.output.kind)
+            return Served(process, runner.pipeline.output.kind, runner.holds)
 
         served = {pipeline.name: serve(PipelineRunner(pipeline, meaning)) for pipeline in described.pipelines}
         gateway = MqttGateway(broker, Topics(settings.prefix), served, mesh.tasks, say, settings.home_assistant)

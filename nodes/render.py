@@ -113,6 +113,7 @@ def deployment_document(report: DeploymentReport, plan: dict[str, Any]) -> dict[
                 "throughput_per_s": stage.throughput_per_s,
                 "dropped": stage.dropped,
                 "failed": stage.failed,
+                "sent_bytes": {device or "client": count for device, count in stage.sent_bytes.items()},
             }
             for stage in report.stages
         ],

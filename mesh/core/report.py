@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from mesh.core.fleet import Capabilities
 from mesh.core.ids import NodeId
@@ -24,6 +25,8 @@ class StageReport:
     """From a frame's arrival to its computing, weighted likewise."""
     leaving_seconds: float = 0.0
     """From computed to handed over to what comes next, weighted likewise: long where that or the way there is slow."""
+    sent_bytes: Mapping[str, int] = field(default_factory=dict)
+    """Payload of frames that left, by the device that they went to; "" are clients, which take answers."""
 
 
 @dataclass(frozen=True, slots=True)

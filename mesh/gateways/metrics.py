@@ -71,6 +71,9 @@ def _stage_metrics(node: Answered) -> Iterator[Metric]:
         "Per frame, weighted towards the latest: waiting, computing, leaving.",
         labels=[*place, "part"],
     )
+    transfers = CounterMetricFamily(
+        "mesh_transfer_bytes", "Payload that the stage sent, by who took it.", labels=[*place, "peer"]
+    )
     states = GaugeMetricFamily(
         "mesh_deployment_state", "1 for the state that the node's part is in.", labels=["model", "generation", "state"]
     )
@@ -82,10 +85,12 @@ def _stage_metrics(node: Answered) -> Iterator[Metric]:
             frames.add_metric(labels, stage.frames)
             failed.add_metric(labels, stage.failed)
             dropped.add_metric([*labels, "superseded"], stage.dropped)
+            for device, count in stage.sent_bytes.items():
+                transfers.add_metric([*labels, device[:8] or "client"], count)
             for part, seconds in (
                 ("waiting", stage.waiting_seconds),
                 ("computing", stage.compute_seconds),
                 ("leaving", stage.leaving_seconds),
             ):
                 durations.add_metric([*labels, part], seconds)
-    yield from (frames, failed, dropped, durations, states)
+    yield from (frames, failed, dropped, durations, transfers, states)

@@ -3,7 +3,9 @@
 Sources are worked on at once, the messages of one source in their order. Where a source sends faster than it is
 answered, messages of QoS 0 are dropped, the oldest first, which is told on its error topic; those of QoS 1 wait, here
 and at the broker, which sends no more than it has acknowledgements for. A message of QoS 1 is acknowledged when its
-results, its error or its drop have reached the broker; until then a gateway that is killed gets it again.
+results, its error or its drop have reached the broker, and each of its samples was in a window that did; until then a
+gateway that is killed gets it again. Windows of many messages are the exception: a broker that waits for too many
+acknowledgements sends nothing more, so of those that only wait for their window the oldest are acknowledged early.
 
 A message that comes again after a lost connection must not enter its source's window twice: what was made of it is
 kept until then (`mqtt_redelivery`), and told once more.
@@ -17,14 +19,14 @@ import asyncio
 import json
 import secrets
 import time
-from collections import Counter, deque
+from collections import Counter, OrderedDict, deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from mesh.errors import MeshError, NodeLost, NotFound, Overloaded, Refused
 from mesh.gateways.contract import trace_context
 from mesh.gateways.mqtt_connection import Broker, MqttConnection, Sample
-from mesh.gateways.mqtt_redelivery import Redelivery, Told
+from mesh.gateways.mqtt_redelivery import Judged, Redelivery, Told
 from mesh.gateways.mqtt_topics import ONLINE, Topics, home_assistant_device
 from mesh.gateways.statuses import line_of, told_of
 from mesh.runtime.supervise import Supervisor
@@ -46,6 +48,12 @@ brokers (Mosquitto 2.0) send many times what they have acknowledgements for."""
 MAX_WAITING_BYTES = 128 << 20
 """Of all sources."""
 
+MAX_HELD = 12
+"""Acknowledgements that wait for a window to be full. Brokers send about 20 messages ahead of them by default."""
+
+MAX_HELD_VERSION_5 = 48
+"""With MQTT 5 it is `MAX_UNACKNOWLEDGED` that they send ahead."""
+
 INFO_EVERY_S = 10.0
 
 AnswerMessage = Callable[[str, bytes, str, str], Awaitable[Sequence[bytes | MeshError]]]
@@ -59,6 +67,17 @@ class Served:
 
     process: AnswerMessage
     output_kind: str
+    holds: Callable[[str, str], bool] = lambda source, message_id: False
+    """Whether a sample of the message waits for its first window."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Held:
+    """A message whose results were told, and whose samples still wait."""
+
+    key: tuple[str, str]
+    sample: Sample
+    judged: Judged
 
 
 @dataclass(slots=True)
@@ -91,6 +110,9 @@ class MqttGateway:
         self._waiting_bytes = 0
         self._places = asyncio.Semaphore(MAX_JUDGED_AT_ONCE)
         self._redelivery = Redelivery()
+        self._held: OrderedDict[str, _Held] = OrderedDict()
+        """By the message's id, in the order of their coming."""
+        self._max_held = MAX_HELD_VERSION_5 if broker.is_version_5 else MAX_HELD
         self._number = 0
         self._run_id = secrets.token_hex(4)
         """Numbers begin anew with each run, and ids must not."""
@@ -130,8 +152,8 @@ class MqttGateway:
             self._waiting_bytes -= len(dropped.payload)
             self.counted["dropped: overflow"] += 1
             error = Overloaded("dropped: the source sends faster than it is answered")
-            told = [self._error(key, error)]
-            self._tasks.spawn(self._deliver(key, dropped, told), "MQTT gateway: a drop is told")
+            judged = Judged("", [self._error(key, error)])
+            self._tasks.spawn(self._deliver(key, dropped, judged), "MQTT gateway: a drop is told")
 
     def _overflow(self, waiting: deque[Sample]) -> Sample | None:
         """The oldest message of QoS 0 that is one too many, taken out; of QoS 1 only where there is no room at all."""
@@ -151,19 +173,21 @@ class MqttGateway:
                         break  # what waited was dropped, and told to be
                     sample = source.waiting.popleft()
                     self._waiting_bytes -= len(sample.payload)
-                    told = await self._make_told(key, sample)
-                await self._deliver(key, sample, told)
+                    judged = await self._judge_once(key, sample)
+                await self._deliver(key, sample, judged)
         finally:
             del self._working[key]
 
-    async def _make_told(self, key: tuple[str, str], sample: Sample) -> list[Told]:
-        told = self._redelivery.recall(key, sample)
-        if told is None:
-            return await self._judge(key, sample)
+    async def _judge_once(self, key: tuple[str, str], sample: Sample) -> Judged:
+        judged = self._redelivery.recall(key, sample)
+        if judged is None:
+            self._number += 1
+            identifier = f"{self._run_id}-{self._number}"
+            return Judged(identifier, await self._judge(key, sample, identifier))
         self.counted["came again"] += 1
-        return told
+        return judged
 
-    async def _judge(self, key: tuple[str, str], sample: Sample) -> list[Told]:
+    async def _judge(self, key: tuple[str, str], sample: Sample, identifier: str) -> list[Told]:
         pipeline, source = key
         try:
             served = self._pipelines.get(pipeline)
@@ -171,28 +195,48 @@ class MqttGateway:
                 raise NotFound(f"there is no pipeline {pipeline!r}", hint=f"there are: {', '.join(self._pipelines)}")
             if sample.is_retained:
                 raise Refused("dropped: a retained message is older than anybody can tell", hint="publish unretained")
-            self._number += 1
-            traceparent = trace_context(sample.traceparent)
-            results = await served.process(source, sample.payload, f"{self._run_id}-{self._number}", traceparent)
+            results = await served.process(source, sample.payload, identifier, trace_context(sample.traceparent))
         except Exception as error:  # whatever it is, it ends this message alone
             return [self._error(key, told_of(error))]
         topic = self._topics.result(pipeline, source)
         return [self._error(key, result) if isinstance(result, MeshError) else (topic, result) for result in results]
 
-    async def _deliver(self, key: tuple[str, str], sample: Sample, told: list[Told]) -> None:
-        """Publish what is `told` of a message, and acknowledge it; keep it for when the message comes again."""
+    async def _deliver(self, key: tuple[str, str], sample: Sample, judged: Judged) -> None:
+        """Publish what is told of a message; acknowledge it, and those before it that waited for its samples."""
         result_topic = self._topics.result(*key)
-        is_acknowledged = False
         try:
-            for topic, document in told:
+            for topic, document in judged.told:
                 if topic == result_topic:
                     await self._introduce(key, self._pipelines[key[0]].output_kind)
                 await self._tell(sample, topic, document)
                 self.counted["results"] += topic == result_topic
-            is_acknowledged = sample.acknowledge()
         except NodeLost:
             self.counted["unpublished"] += 1  # and not acknowledged: the broker sends it again
-        self._redelivery.keep(key, sample, told, is_acknowledged=is_acknowledged)
+            self._redelivery.keep(key, sample, judged)
+            return
+        if sample.qos and self._holds(key, judged):
+            self._redelivery.keep(key, sample, judged)
+            self._held[judged.identifier] = _Held(key, sample, judged)
+        else:
+            self._acknowledge(key, sample, judged)
+        self._release(key)
+
+    def _holds(self, key: tuple[str, str], judged: Judged) -> bool:
+        served = self._pipelines.get(key[0])
+        return served is not None and served.holds(key[1], judged.identifier)
+
+    def _release(self, key: tuple[str, str]) -> None:
+        """Acknowledge what need not wait any longer: of this source, and the oldest of all where too many wait."""
+        for identifier, held in list(self._held.items()):
+            is_surplus = len(self._held) > self._max_held
+            if is_surplus or (held.key == key and not self._holds(key, held.judged)):
+                del self._held[identifier]
+                self._acknowledge(held.key, held.sample, held.judged)
+                self.counted["acknowledged before their window"] += is_surplus
+
+    def _acknowledge(self, key: tuple[str, str], sample: Sample, judged: Judged) -> None:
+        """And keep what was made of it for when the message comes again all the same."""
+        self._redelivery.keep(key, sample, judged, is_acknowledged=sample.acknowledge())
 
     # Out ------------------------------------------------------------------------------------------
 
@@ -224,6 +268,7 @@ class MqttGateway:
 
     async def _begin_connection(self) -> None:
         self._redelivery.begin_connection()
+        self._held.clear()  # all of them come again
         if self._announced:  # the broker may have forgotten; nobody waits for it, least of all who reads what comes
             self._tasks.spawn(self._announce_again(), "MQTT gateway: a connection begins")
 

@@ -33,9 +33,17 @@ _Key = tuple[str, str, int, int]
 
 
 @dataclass(frozen=True, slots=True)
+class Judged:
+    """What was made of a message, and the id that it was given."""
+
+    identifier: str
+    told: list[Told]
+
+
+@dataclass(frozen=True, slots=True)
 class _Kept:
     connection: int
-    told: list[Told]
+    judged: Judged
     is_acknowledged: bool
 
 
@@ -51,28 +59,28 @@ class Redelivery:
         while self._kept and next(iter(self._kept.values())).connection < self._connection - 1:
             self._forget(next(iter(self._kept)))
 
-    def keep(self, key: tuple[str, str], sample: Sample, told: list[Told], *, is_acknowledged: bool = False) -> None:
-        """`told` is what was made of `sample`."""
+    def keep(self, key: tuple[str, str], sample: Sample, judged: Judged, *, is_acknowledged: bool = False) -> None:
+        """`judged` is what was made of `sample`."""
         if not sample.qos:
             return  # never comes again
         name = _name(key, sample)
         self._forget(name)
-        self._kept[name] = _Kept(self._connection, told, is_acknowledged)
-        self._kept_bytes += _size(told)
+        self._kept[name] = _Kept(self._connection, judged, is_acknowledged)
+        self._kept_bytes += _size(judged)
         while len(self._kept) > MAX_KEPT or self._kept_bytes > MAX_KEPT_BYTES:
             self._forget(next(iter(self._kept)))
 
-    def recall(self, key: tuple[str, str], sample: Sample) -> list[Told] | None:
+    def recall(self, key: tuple[str, str], sample: Sample) -> Judged | None:
         """What was made of `sample`, once; None where it comes for the first time."""
         if not sample.qos or not self._kept:
             return None
         kept = self._forget(_name(key, sample))
-        return None if kept is None or (kept.is_acknowledged and not sample.is_repeated) else kept.told
+        return None if kept is None or (kept.is_acknowledged and not sample.is_repeated) else kept.judged
 
     def _forget(self, name: _Key) -> _Kept | None:
         kept = self._kept.pop(name, None)
         if kept is not None:
-            self._kept_bytes -= _size(kept.told)
+            self._kept_bytes -= _size(kept.judged)
         return kept
 
 
@@ -80,5 +88,5 @@ def _name(key: tuple[str, str], sample: Sample) -> _Key:
     return (*key, sample.packet_id, hash(sample.payload))  # of 64 bits, kept by the bytes object: computed once
 
 
-def _size(told: list[Told]) -> int:
-    return sum(len(document) for _, document in told)
+def _size(judged: Judged) -> int:
+    return sum(len(document) for _, document in judged.told)

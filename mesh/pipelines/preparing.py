@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import math
+from collections import OrderedDict
 from collections.abc import Sequence
 
 import numpy as np
@@ -38,6 +39,10 @@ class Preparer:
         self._encoder: PictureEncoder | None = None
         self._window: WindowRule | None = None
         self._windower: Windower | None = None
+        self._unseen: OrderedDict[str, int] = OrderedDict()
+        """Messages with samples that no window has had, oldest first, and how many samples each brought."""
+        self._unseen_samples = 0
+        """Their sum."""
         if pipeline.source.kind == "image":
             options = pipeline.input.options
             url = ResourceUrl(f"pipeline {pipeline.name}, [input]", "images", "", options)
@@ -59,13 +64,31 @@ class Preparer:
         """That are held for a source at most, between its messages."""
         return 0 if self._window is None else 4 * self._window.size * self._channels
 
-    def push(self, payload: bytes, now_unix_s: float) -> Sequence[Part]:
+    def holds(self, message_id: str) -> bool:
+        """Whether a sample of that message waits for its first window."""
+        return message_id in self._unseen
+
+    def push(self, payload: bytes, now_unix_s: float, message_id: str = "") -> Sequence[Part]:
         """What of a message, and of those before it, is a frame each, oldest first. Raises `SourceUnreadable`."""
         if self._windower is None:
             check_payload(payload)
             return [payload]
         samples = decode_samples(self._pipeline.source, payload, now_unix_s)
-        return self._windower.push(samples.values, samples.first_time_s)
+        try:
+            windows = self._windower.push(samples.values, samples.first_time_s)
+        finally:
+            self._note(message_id, self._windower)
+        return windows
+
+    def _note(self, message_id: str, windower: Windower) -> None:
+        self._unseen[message_id] = windower.newest
+        self._unseen_samples += windower.newest
+        while self._unseen:
+            oldest, count = next(iter(self._unseen.items()))
+            if self._unseen_samples - count < windower.unseen:
+                break
+            del self._unseen[oldest]
+            self._unseen_samples -= count
 
     def frame(self, part: Part) -> Tensor:
         """The model's input for a picture or a window: one by one, since windows that overlap are large together.

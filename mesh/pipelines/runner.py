@@ -66,7 +66,7 @@ class PipelineRunner:
         received_at = self._unix_now()
         deployment = await self._gateway.describe(self.pipeline.model, "")
         preparer = self._preparer(source, deployment)
-        parts = await _maybe_in_thread(len(payload), preparer.push, payload, received_at)
+        parts = await _maybe_in_thread(len(payload), preparer.push, payload, received_at, message_id)
         results: list[Told | MeshError] = []
         for number, part in enumerate(parts):
             identifier = message_id if len(parts) == 1 else f"{message_id}.{number}"
@@ -82,6 +82,11 @@ class PipelineRunner:
                 told = f"{left} of the message's {len(parts)} windows have no result: {error.message}"
                 return [*results, type(error)(told, hint=error.hint)]
         return results
+
+    def holds(self, source: str, message_id: str) -> bool:
+        """Whether a sample of that message waits for its first window: killed now, it would be lost."""
+        known = self._preparers.get(source)
+        return known is not None and known[1].holds(message_id)
 
     def _preparer(self, source: str, deployment: Deployment) -> Preparer:
         """That of `source`; made anew where the model now takes other tensors."""

@@ -74,7 +74,16 @@ class Windower:
         """When the sample after the newest one is due."""
         self._skip = 0
         """Samples that lie between two windows, where `hop` is more than `size`."""
+        self._seen = 0
+        """How many of those that are held, from the oldest on, were in a window."""
+        self.newest = 0
+        """Samples that the last push added, with those that filled a gap before them."""
         self.counters = WindowCounters()
+
+    @property
+    def unseen(self) -> int:
+        """How many samples that are held, from the newest on, no window has had."""
+        return len(self._held) - self._seen
 
     def push(self, samples: Array, first_time_s: float | None = None) -> list[Array]:
         """Windows of `size` x channels that these samples complete, oldest first.
@@ -84,6 +93,7 @@ class Windower:
         samples would complete more than `MAX_WINDOWS_AT_ONCE`.
         """
         fresh = self._follow_on(samples, first_time_s)
+        self.newest = len(fresh)
         self._held = np.concatenate([self._held, fresh])
         windows = self._slide(len(fresh)) if self._rule.kind is WindowKind.SLIDING else self._cut()
         self._held = self._held.copy()  # a slice would hold all of a large message for the sake of its last samples
@@ -92,7 +102,7 @@ class Windower:
     def _follow_on(self, samples: Array, first_time_s: float | None) -> Array:
         """What of `samples` is new, after what fills a gap before them."""
         rate_hz = self._rule.rate_hz
-        if rate_hz is None or first_time_s is None or self._rule.kind is WindowKind.COUNT:
+        if rate_hz is None or first_time_s is None or self._rule.kind is WindowKind.COUNT or not len(samples):
             return samples
         missing = 0.0 if self._next_time is None else (first_time_s - self._next_time) * rate_hz
         if missing < -TOLERANCE_SAMPLES:
@@ -111,7 +121,7 @@ class Windower:
         if policy is GapPolicy.RESET or missing > MAX_GAP_WINDOWS * self._rule.size or not len(self._held):
             self.counters.passed_over += len(self._held)
             self._held = self._held[:0]
-            self._skip = 0
+            self._skip = self._seen = 0
             return samples
         self.counters.filled += missing
         if policy is GapPolicy.PAD:
@@ -125,7 +135,7 @@ class Windower:
         size, hop = self._rule.size, self._rule.hop
         count = (len(self._held) - self._skip - size) // hop + 1
         if count > MAX_WINDOWS_AT_ONCE:
-            self._held, self._skip, self._next_time = self._held[:0], 0, None
+            self._held, self._skip, self._seen, self._next_time = self._held[:0], 0, 0, None
             raise SourceUnreadable(
                 f"the message completes {count} windows, more than {MAX_WINDOWS_AT_ONCE}",
                 hint="publish smaller messages, or make hop larger",
@@ -134,13 +144,19 @@ class Windower:
         while True:
             skipped = min(self._skip, len(self._held))
             self._held, self._skip = self._held[skipped:], self._skip - skipped
+            self._seen = max(0, self._seen - skipped)
             if self._skip or len(self._held) < size:
                 return windows
             windows.append(self._held[:size])
             dropped = min(hop, len(self._held))
             self._held, self._skip = self._held[dropped:], hop - dropped
+            self._seen = size - min(hop, size)
 
     def _slide(self, fresh: int) -> list[Array]:
         """The newest `size` samples, once for each message that brought any."""
-        self._held = self._held[-self._rule.size :]
-        return [self._held] if fresh and len(self._held) == self._rule.size else []
+        passed = max(0, len(self._held) - self._rule.size)
+        self._held, self._seen = self._held[passed:], max(0, self._seen - passed)
+        if not fresh or len(self._held) < self._rule.size:
+            return []
+        self._seen = len(self._held)
+        return [self._held]

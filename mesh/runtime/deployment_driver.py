@@ -369,4 +369,5 @@ def _report_stage(stage: Stage, node: NodeId) -> StageReport:
         node,
         counted.waiting_seconds,
         counted.leaving_seconds,
+        stage.sent_bytes,
     )

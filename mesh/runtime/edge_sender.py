@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -90,7 +90,8 @@ def _ignore_loss() -> None:
 
 
 class EdgeSender:
-    """`peer` names the other side in errors, e.g. "node 1f3a… at 10.0.0.7:50071"; `address` is where that is."""
+    """`peer` names the other side in errors, e.g. "node 1f3a… at 10.0.0.7:50071"; `address` is where that is, `device`
+    its id."""
 
     def __init__(
         self,
@@ -101,8 +102,11 @@ class EdgeSender:
         now: Callable[[], float] = time.monotonic,
         address: str = "",
         codec: str = RAW,
+        device: str = "",
     ) -> None:
         self._address = address
+        self._device = device
+        self._sent_bytes = 0
         self._codec = codec
         self._dial = dial
         self._open_edge = open_edge
@@ -117,6 +121,11 @@ class EdgeSender:
         """Told of the bytes that the peer is done with."""
         self.on_lost: Callable[[], None] = _ignore_loss
         """Told of a lost connection, before the streams on it are closed."""
+
+    @property
+    def sent_bytes(self) -> Mapping[str, int]:
+        """Payload of the frames that left, by the device that they went to."""
+        return {self._device: self._sent_bytes}
 
     async def connect(self) -> None:
         """Make sure that the edge is there; raises `NodeLost`, or what the peer said against it."""
@@ -207,7 +216,9 @@ class EdgeSender:
 
     async def _write_frames(self, connection: _Connection, frames: Sequence[Frame]) -> None:
         try:
-            await connection.link.send_frames(await encode_frames(frames, self._codec))
+            coded = await encode_frames(frames, self._codec)
+            await connection.link.send_frames(coded)
+            self._sent_bytes += sum([frame.payload_bytes for frame in coded])
         except MeshError as error:
             self._lose(connection, error)
 

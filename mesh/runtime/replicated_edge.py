@@ -16,7 +16,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -65,6 +65,11 @@ class ReplicatedEdge:
             edge.on_draining = self._told_of_draining
             edge.on_credited = partial(self._credited, number)
             edge.on_lost = partial(self._dispatch.lost, number)
+
+    @property
+    def sent_bytes(self) -> Mapping[str, int]:
+        """By device."""
+        return {device: count for lane in self._lanes for device, count in lane.edge.sent_bytes.items()}
 
     async def open_stream(self, info: OpenStream) -> None:
         """Open a stream to all replicas; raises what any of them, or any stage after them, says against it."""
@@ -161,6 +166,7 @@ def make_edge(
             now,
             deployment.addresses[device],
             deployment.plan.codec_into(stage),
+            device,
         )
         for device in its.devices
     ]

@@ -20,7 +20,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from mesh.control.flow import Inbox
 from mesh.control.timing import DRAIN_TIMEOUT_S
@@ -350,6 +350,7 @@ class Stage:
                 continue
             opened.held -= 1
             if self._downstream is None:
+                self.statistics.answer_bytes += result.payload_bytes
                 self._sinks[result.stream].deliver(result)
                 continue
             result.budget_us = self._remaining_us(slot.item)  # it may have waited here behind others
@@ -363,6 +364,11 @@ class Stage:
         if len(times) < 2 or self._now() - times[-1] > RATE_HORIZON_S:
             return 0.0
         return (len(times) - 1) / max(times[-1] - times[0], 1e-9)
+
+    @property
+    def sent_bytes(self) -> Mapping[str, int]:
+        """As `StageReport.sent_bytes`."""
+        return {"": self.statistics.answer_bytes} if self._downstream is None else self._downstream.sent_bytes
 
     async def drain(self, grace_s: float = DRAIN_TIMEOUT_S) -> None:
         """Take no new streams, tell consumers, give open streams `grace_s` to end, then close them with an error."""

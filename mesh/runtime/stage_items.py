@@ -75,6 +75,8 @@ class StageStatistics:
     """Between arriving and being computed; exponentially weighted, as the next."""
     leaving_seconds: float = 0.0
     """Between being computed and having left."""
+    answer_bytes: int = 0
+    """Payload that went to clients, at the tail."""
 
     def count(self, compute_seconds: float, waiting_seconds: float) -> None:
         """One more frame was computed."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from mesh.core.frame import Frame
@@ -35,6 +35,11 @@ class Downstream(Protocol):
 
     on_stream_closed: Callable[[int, MeshError | None], None]
     on_draining: Callable[[], None]
+
+    @property
+    def sent_bytes(self) -> Mapping[str, int]:
+        """By device."""
+        ...
 
     async def open_stream(self, info: OpenStream) -> None: ...
 

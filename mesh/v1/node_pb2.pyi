@@ -131,7 +131,14 @@ class IntroduceResponse(_message.Message):
     def __init__(self) -> None: ...
 
 class StageStatus(_message.Message):
-    __slots__ = ("stage", "frames", "compute_seconds", "throughput_per_s", "dropped", "failed", "node_id", "waiting_seconds", "leaving_seconds")
+    __slots__ = ("stage", "frames", "compute_seconds", "throughput_per_s", "dropped", "failed", "node_id", "waiting_seconds", "leaving_seconds", "sent_bytes")
+    class SentBytesEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: int
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[int] = ...) -> None: ...
     STAGE_FIELD_NUMBER: _ClassVar[int]
     FRAMES_FIELD_NUMBER: _ClassVar[int]
     COMPUTE_SECONDS_FIELD_NUMBER: _ClassVar[int]
@@ -141,6 +148,7 @@ class StageStatus(_message.Message):
     NODE_ID_FIELD_NUMBER: _ClassVar[int]
     WAITING_SECONDS_FIELD_NUMBER: _ClassVar[int]
     LEAVING_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    SENT_BYTES_FIELD_NUMBER: _ClassVar[int]
     stage: int
     frames: int
     compute_seconds: float
@@ -150,7 +158,8 @@ class StageStatus(_message.Message):
     node_id: str
     waiting_seconds: float
     leaving_seconds: float
-    def __init__(self, stage: _Optional[int] = ..., frames: _Optional[int] = ..., compute_seconds: _Optional[float] = ..., throughput_per_s: _Optional[float] = ..., dropped: _Optional[int] = ..., failed: _Optional[int] = ..., node_id: _Optional[str] = ..., waiting_seconds: _Optional[float] = ..., leaving_seconds: _Optional[float] = ...) -> None: ...
+    sent_bytes: _containers.ScalarMap[str, int]
+    def __init__(self, stage: _Optional[int] = ..., frames: _Optional[int] = ..., compute_seconds: _Optional[float] = ..., throughput_per_s: _Optional[float] = ..., dropped: _Optional[int] = ..., failed: _Optional[int] = ..., node_id: _Optional[str] = ..., waiting_seconds: _Optional[float] = ..., leaving_seconds: _Optional[float] = ..., sent_bytes: _Optional[_Mapping[str, int]] = ...) -> None: ...
 
 class DeploymentStatus(_message.Message):
     __slots__ = ("deployment", "state", "reason", "stages", "events", "leaving")

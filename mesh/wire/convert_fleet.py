@@ -5,6 +5,7 @@ The same rules as in `mesh.wire.convert_plan`: encoders trust, decoders check an
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TypeVar, cast
 
 from mesh.core.fleet import Capabilities, CodecSpeed, Handling, Link, NodeState, Peer, Provider
@@ -232,6 +233,7 @@ def _fill_report(proto: ReportMessage, report: DeploymentReport) -> ReportMessag
             node_id=stage.device or "",
             waiting_seconds=stage.waiting_seconds,
             leaving_seconds=stage.leaving_seconds,
+            sent_bytes=stage.sent_bytes,
         )
         for stage in report.stages
     )
@@ -269,7 +271,14 @@ def _stage_report_from_proto(proto: node_pb2.StageStatus) -> StageReport:
         device=check_id(proto.node_id, "node id") if proto.node_id else None,
         waiting_seconds=check_number(proto.waiting_seconds, "waiting_seconds"),
         leaving_seconds=check_number(proto.leaving_seconds, "leaving_seconds"),
+        sent_bytes=_sent_bytes_from_proto(proto.sent_bytes),
     )
+
+
+def _sent_bytes_from_proto(proto: Mapping[str, int]) -> dict[str, int]:
+    if len(proto) > MAX_REPLICAS:
+        raise ProtocolViolation(f"a stage that sends to {len(proto)} devices, the limit is {MAX_REPLICAS}")
+    return {check_id(device, "node id") if device else "": count for device, count in proto.items()}
 
 
 def _happening_from_proto(proto: node_pb2.Event) -> Happening:

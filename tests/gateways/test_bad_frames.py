@@ -35,6 +35,9 @@ def varint(value: int) -> bytes:
     return out + bytes([value])
 
 
+PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(3) + b"\x04" + bytes(5)
+"""What a client of HTTP/2 says first, with settings that are empty (RFC 9113, section 3.4)."""
+
 GOOD = ModelInferRequest(**request_for(vector(1))).SerializeToString()
 NESTED = b""
 for _ in range(600):
@@ -188,7 +191,7 @@ async def test_a_grpc_client_that_is_lost_without_a_word_is_given_up(
 
     def talk() -> bool:
         with socket.create_connection((host, int(port)), timeout=50) as link:
-            link.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(3) + b"\4" + bytes(5))  # and empty settings
+            link.sendall(PREFACE)
             return link.recv(65536) != b"" and b"" in iter(lambda: link.recv(65536), None)
 
     assert await asyncio.to_thread(talk)
@@ -221,4 +224,27 @@ async def test_bytes_that_are_no_http_end_their_connection_alone(served: Served,
 
         said = await asyncio.to_thread(talk)
         assert b"200 OK" not in said
+    await still_answers(served)
+
+
+PING = (8).to_bytes(3, "big") + b"\x06" + bytes(5) + b"pingping"
+MAX_PINGS = 10_000
+
+
+async def test_a_flood_of_pings_ends_its_connection(served: Served) -> None:
+    """gRPC counts strikes, says GOAWAY and hangs up; else each ping costs a turn and an answer."""
+
+    def flood() -> int:
+        with connect_to(served.grpc) as connection:
+            connection.sendall(PREFACE)
+            for number in range(MAX_PINGS):
+                try:
+                    connection.sendall(PING)
+                    if select.select([connection], [], [], 0)[0] and not connection.recv(MEBIBYTE):
+                        return number
+                except ConnectionError:
+                    return number
+        return MAX_PINGS
+
+    assert await asyncio.to_thread(flood) < MAX_PINGS
     await still_answers(served)

@@ -75,7 +75,7 @@ async def pages() -> AsyncIterator[Pages]:
     async with Supervisor() as tasks:
         mesh = PlayedMesh(tasks)
         mesh.put("echo", [spec("x")], [spec("y")])
-        stage = StageReport(0, 7, 0.002, 30.0, 3, 1, ATTIC, 0.001, 0.0005)
+        stage = StageReport(0, 7, 0.002, 30.0, 3, 1, ATTIC, 0.001, 0.0005, {GONE: 700, "": 28})
         report = DeploymentReport(deployment_of("echo", (), ()), "active", "", (stage,), ())
         attic = view(ATTIC, "attic")
         mesh.nodes = [attic, view(GONE, "gone", is_lost=True)]
@@ -112,6 +112,8 @@ async def test_a_node_tells_what_its_stages_do(pages: Pages) -> None:
     assert found["mesh_dropped_frames_total", "1.1", "echo", "superseded", "0"] == 3
     assert found["mesh_stage_duration_seconds", "1.1", "echo", "computing", "0"] == 0.002
     assert found["mesh_deployment_state", "1.1", "echo", "active"] == 1
+    assert found["mesh_transfer_bytes_total", "1.1", "echo", "bbbbbbbb", "0"] == 700
+    assert found["mesh_transfer_bytes_total", "1.1", "echo", "client", "0"] == 28
 
 
 async def test_one_look_serves_the_scrapes_of_a_moment(pages: Pages) -> None:

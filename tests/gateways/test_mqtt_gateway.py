@@ -14,7 +14,7 @@ from mesh.errors import NodeLost, SourceUnreadable
 from mesh.gateways import mqtt_gateway
 from mesh.gateways.inference import MAX_REQUESTS_AT_ONCE
 from mesh.gateways.mqtt_connection import Broker, Sample
-from mesh.gateways.mqtt_gateway import MAX_JUDGED_AT_ONCE, MAX_WAITING, MqttGateway, Served
+from mesh.gateways.mqtt_gateway import MAX_HELD, MAX_JUDGED_AT_ONCE, MAX_WAITING, MqttGateway, Served
 from mesh.gateways.mqtt_topics import Topics, home_assistant_device
 from mesh.runtime.supervise import Supervisor
 from tests.runtime.fake_models import until
@@ -71,6 +71,8 @@ class Running:
     connection: PlayedConnection
     gate: asyncio.Event
     processed: list[bytes]
+    held: set[str] = field(default_factory=set)
+    """Ids of messages whose samples wait for their window."""
     begun: int = 0
 
 
@@ -91,6 +93,9 @@ async def running(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Running]:
         running.begun += 1
         await gate.wait()
         processed.append(payload)
+        if payload.startswith(b"held"):
+            running.held.add(identifier)
+            return []
         if payload == b"broken":
             raise SourceUnreadable("the message is broken")
         if payload == b"bug":
@@ -99,7 +104,14 @@ async def running(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Running]:
 
     async with Supervisor() as tasks:
         broker = Broker("x", 1, False, "id")
-        gateway = MqttGateway(broker, TOPICS, {"p": Served(process, "labels")}, tasks, print, "homeassistant")
+        gateway = MqttGateway(
+            broker,
+            TOPICS,
+            {"p": Served(process, "labels", lambda source, identifier: identifier in running.held)},
+            tasks,
+            print,
+            "homeassistant",
+        )
         task = tasks.spawn(gateway.run(), "gateway")
         running = Running(gateway, made[0], gate, processed)
         yield running
@@ -276,10 +288,43 @@ async def test_what_was_told_by_the_next_connection_is_told_again_with_the_same_
     assert len(told) == 6, "the broker may have lost the first ones with the acknowledgements"
 
 
-async def test_a_message_that_completes_no_window_is_acknowledged(running: Running) -> None:
+async def test_a_message_that_completes_no_window_and_is_in_none_is_acknowledged(running: Running) -> None:
     running.connection.send("mesh/in/p/mic", b"part")
     await until(lambda: running.connection.acknowledged == ["part"])
     assert "mesh/out/p/mic" not in running.connection.topics()
+
+
+async def test_a_message_whose_samples_wait_is_acknowledged_with_their_window(running: Running) -> None:
+    for number in range(2):
+        running.connection.send("mesh/in/p/mic", b"held%d" % number, packet_id=number)
+    running.connection.send("mesh/in/p/other", b"one")
+    await until(lambda: running.connection.acknowledged == ["one"])
+    await until(lambda: len(running.processed) == 3)
+    running.held.clear()
+    running.connection.send("mesh/in/p/mic", b"last", packet_id=2)
+    await until(lambda: running.connection.acknowledged == ["one", "last", "held0", "held1"])
+
+
+async def test_held_messages_that_come_again_stay_held(running: Running) -> None:
+    running.connection.send("mesh/in/p/mic", b"held0", packet_id=1)
+    await until(lambda: len(running.processed) == 1)
+    await running.connection.reconnect()
+    running.connection.send("mesh/in/p/mic", b"held0", packet_id=1)
+    await until(lambda: running.gateway.counted["came again"] == 1)
+    assert running.connection.acknowledged == []
+    running.held.clear()
+    running.connection.send("mesh/in/p/mic", b"last", packet_id=2)
+    await until(lambda: running.connection.acknowledged == ["last", "held0"])
+    assert running.processed == [b"held0", b"last"]
+
+
+async def test_the_oldest_of_too_many_are_acknowledged_before_their_window(running: Running) -> None:
+    for number in range(MAX_HELD + 2):
+        running.connection.send(f"mesh/in/p/s{number % 3}", b"held%d" % number, packet_id=number)
+    await until(lambda: len(running.processed) == MAX_HELD + 2)
+    await until(lambda: len(running.connection.acknowledged) == 2)
+    assert running.gateway.counted["acknowledged before their window"] == 2
+    assert len(running.gateway._held) == MAX_HELD
 
 
 async def test_home_assistant_is_told_of_a_source_once_and_when_it_starts(running: Running) -> None:

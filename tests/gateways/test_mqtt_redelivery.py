@@ -6,10 +6,11 @@ import pytest
 
 from mesh.gateways import mqtt_redelivery
 from mesh.gateways.mqtt_connection import Sample
-from mesh.gateways.mqtt_redelivery import Redelivery
+from mesh.gateways.mqtt_redelivery import Judged, Redelivery
 
 KEY = ("p", "mic")
-TOLD = [("mesh/out/p/mic", b"{}")]
+TOLD = Judged("1", [("mesh/out/p/mic", b"{}")])
+NOTHING = Judged("2", [])
 
 
 def sample(payload: bytes = b"x", packet_id: int = 1, qos: int = 1) -> Sample:
@@ -34,12 +35,12 @@ def test_messages_of_qos_0_never_come_again() -> None:
 
 def test_what_did_not_come_again_is_forgotten() -> None:
     redelivery = Redelivery()
-    redelivery.keep(KEY, sample(), [])
+    redelivery.keep(KEY, sample(), NOTHING)
     redelivery.begin_connection()
-    redelivery.keep(KEY, sample(packet_id=2), [])
+    redelivery.keep(KEY, sample(packet_id=2), NOTHING)
     redelivery.begin_connection()
     assert redelivery.recall(KEY, sample()) is None
-    assert redelivery.recall(KEY, sample(packet_id=2)) == []
+    assert redelivery.recall(KEY, sample(packet_id=2)) == NOTHING
 
 
 @pytest.mark.parametrize(("limit", "most"), [("MAX_KEPT", 2), ("MAX_KEPT_BYTES", 4)])

@@ -75,6 +75,25 @@ async def test_samples_of_each_source_fill_windows_of_their_own(mesh: PlayedMesh
     assert [each["id"] for each in both] == ["4.0", "4.1"]
 
 
+async def test_a_message_is_held_until_all_its_samples_were_in_a_window(mesh: PlayedMesh) -> None:
+    described = pipeline('kind = "float32"', "channels = 2", "[pipeline.output]", 'kind = "score"')
+    runner = runner_for(mesh, described, SIGNAL)
+
+    async def push(count: int, identifier: str) -> list[str]:
+        await runner.process("a", np.ones((count, 2), "<f4").tobytes(), identifier)
+        return [each for each in "12345678" if runner.holds("a", each)]
+
+    assert await push(1, "1") == ["1"]
+    assert await push(2, "2") == ["1", "2"]
+    assert await push(2, "3") == ["3"], "one of its samples is in the first window, one is not"
+    with pytest.raises(SourceUnreadable):
+        await runner.process("a", b"xyz", "5")
+    assert not runner.holds("a", "5")
+    assert await push(9, "6") == ["6"], "two windows, and two samples more"
+    assert await push(2, "7") == []
+    assert not runner.holds("b", "1")
+
+
 async def test_the_results_before_a_window_that_failed_are_told(mesh: PlayedMesh) -> None:
     described = pipeline('kind = "float32"', "channels = 2", "[pipeline.output]", 'kind = "score"')
     runner = runner_for(mesh, described, SIGNAL)

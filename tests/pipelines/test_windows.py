@@ -47,6 +47,33 @@ def test_windows_do_not_depend_on_how_samples_come(
     assert windower.counters.gaps == windower.counters.passed_over == 0
 
 
+@given(
+    st.lists(st.tuples(st.integers(0, 9), st.sampled_from([0, 0, 0, 3, 200])), min_size=1, max_size=30),
+    st.integers(1, 12),
+    st.integers(1, 15),
+    st.sampled_from(list(WindowKind)),
+    st.sampled_from(list(GapPolicy)),
+)
+def test_unseen_are_the_samples_that_wait_for_their_first_window(
+    steps: list[tuple[int, int]], size: int, hop: int, kind: WindowKind, gap: GapPolicy
+) -> None:
+    """Samples are their own numbers; each step is a message, and what is missing before it."""
+    hop = hop if kind is WindowKind.HOPPING else size
+    windower = Windower(WindowRule(kind, size, hop, RATE_HZ, gap), 1)
+    next_number, seen = 1, set[float]()
+    for length, missing in steps:
+        next_number += missing
+        windows = windower.push(ramp(next_number, length), next_number / RATE_HZ)
+        next_number += length
+        seen |= {float(value) for window in windows for value in window[:, 0]}
+        held = windower._held[:, 0].tolist()
+        waiting = [value not in seen for value in held]
+        if gap is GapPolicy.RESET:  # else what fills a gap has values that others have as well
+            assert waiting == [False] * (len(held) - windower.unseen) + [True] * windower.unseen
+        assert 0 <= windower.unseen <= len(held)
+        assert len(held) < size or kind is WindowKind.SLIDING
+
+
 def test_a_sliding_window_ends_with_each_message() -> None:
     windower = Windower(WindowRule(WindowKind.SLIDING, 4, 1), 1)
     assert windower.push(ramp(0, 3)) == []

@@ -96,10 +96,13 @@ async def test_replicas_share_the_frames_and_answers_come_in_order(mesh: FakeMes
         assert [answer.sequence for answer in answers] == list(range(100))
         assert [values_of(answer.tensors) for answer in answers] == [[n + float(len(nodes))] for n in range(100)]
         assert all([hop.stage for hop in answer.hops] == list(range(len(nodes))) for answer in answers)
-    for stage in nodes:
+    for stage, after in zip(nodes, [*nodes[1:], []], strict=True):
         counts = computed(deployment, stage)
         assert sum(counts) == 100
         assert min(counts) > 0, counts  # in which shares, tests/control/test_dispatch.py says in virtual time
+        sent = [node.stage(deployment).sent_bytes for node in stage]
+        assert sum(count for each in sent for count in each.values()) == 100 * len(vector(0).data), sent
+        assert {peer for each in sent for peer in each} == ({node.node_id for node in after} or {""})
     assert stream.counters.duplicates == 0
     await mesh.is_clean(deployment)
 

@@ -116,7 +116,14 @@ reports = st.builds(
     deployment=deployments(),
     state=st.sampled_from(["preparing", "loading", "ready", "active", "draining", "gone", "failed"]),
     reason=text,
-    stages=st.lists(st.builds(StageReport, uint32, uint64, positive, positive, uint64, uint64), max_size=2).map(tuple),
+    stages=st.lists(
+        st.builds(
+            StageReport,
+            *(uint32, uint64, positive, positive, uint64, uint64),
+            sent_bytes=st.dictionaries(st.sampled_from(["", "a" * 32, "b" * 32]), uint64),
+        ),
+        max_size=2,
+    ).map(tuple),
     happenings=st.lists(st.builds(Happening, positive, text), max_size=2).map(tuple),
 )
 
