@@ -52,6 +52,12 @@ def check(
 @command
 def run(
     file: FileArgument,
+    embedded: Annotated[
+        bool, typer.Option("--broker", help="Also be the MQTT broker that FILE names, to try pipelines out.")
+    ] = False,
+    insecure: Annotated[
+        bool, typer.Option("--insecure", help="With --broker: take sensors from beyond this machine, in plaintext.")
+    ] = False,
     peer: PeerOption = None,
     interface: InterfaceOption = None,
     mdns: MdnsOption = True,
@@ -65,9 +71,13 @@ def run(
     if described.mqtt is None:
         raise UsageError(f"{file} has no [mqtt] table", hint='write [mqtt] and host = "..."')
     broker = make_broker(described.mqtt, file)
+    if embedded:
+        check_embedded(described.mqtt, insecure)
+    elif insecure:
+        raise UsageError("--insecure is about a broker in this process", hint="add --broker, or leave it out")
     opened = open_mesh(coordinator, peer, interface, mdns)
     keep_freed_memory()
-    asyncio.run(_serve(opened, described, described.mqtt, broker, as_json))
+    asyncio.run(_serve(opened, described, described.mqtt, broker, embedded, as_json))
 
 
 def read_pipelines(file: Path) -> PipelineFile:
@@ -84,6 +94,24 @@ def read_pipelines(file: Path) -> PipelineFile:
         raise UsageError(f"{file} cannot be read: {error}") from None
     except UsageError as error:
         raise UsageError(f"{file}: {error.message}", hint=error.hint) from None
+
+
+def check_embedded(settings: MqttSettings, insecure: bool) -> None:
+    """Raises `UsageError` for what a broker in this process is not, and `MissingExtra` where there is none."""
+    from nodes.daemon import check_listen
+
+    try:
+        import mesh.gateways.embedded_broker  # noqa: F401 - to know before anything is started
+    except ImportError as error:
+        raise MissingExtra(
+            f"a broker in this process needs the package {error.name!r}, which is not installed here",
+            hint="install the extra infermesh[broker]: pip install '.[broker]' in a clone; or run a broker beside it",
+        ) from None
+    if settings.version == "5":
+        raise UsageError("the broker of --broker speaks MQTT 3.1.1 only", hint='set version = "3.1.1" in [mqtt]')
+    if settings.username or settings.password_file:
+        raise UsageError("the broker of --broker knows no passwords", hint="leave user and password out of [mqtt]")
+    check_listen(f"{settings.host}:{settings.port}", settings.port, insecure)
 
 
 def make_broker(settings: MqttSettings, file: Path) -> Broker:
@@ -132,7 +160,14 @@ async def _check(opened: Mesh | None, described: PipelineFile, as_json: bool) ->
         raise typer.Exit(failure.exit_code)
 
 
-async def _serve(opened: Mesh, described: PipelineFile, settings: MqttSettings, broker: Broker, as_json: bool) -> None:
+async def _serve(
+    opened: Mesh,
+    described: PipelineFile,
+    settings: MqttSettings,
+    broker: Broker,
+    embedded: bool,
+    as_json: bool,
+) -> None:
     """Until SIGTERM or SIGINT."""
     from mesh.gateways.inference import InferenceGateway
     from mesh.gateways.mqtt_gateway import MqttGateway, Served
@@ -144,7 +179,14 @@ async def _serve(opened: Mesh, described: PipelineFile, settings: MqttSettings, 
 
     service_manager = ServiceManager.from_environment()
     stop = stop_on_signals()
-    async with opened as mesh:
+    async with contextlib.AsyncExitStack() as stack:
+        if embedded:
+            from mesh.gateways.embedded_broker import serving_broker
+
+            where = f"{broker.host}:{broker.port}"
+            await stack.enter_async_context(serving_broker(where))
+            say(f"an MQTT broker for trials serves on {where}; it forgets everything when this ends")
+        mesh = await stack.enter_async_context(opened)
         meaning = InferenceGateway(mesh, ModelRepository(None, False))
 
         def serve(runner: PipelineRunner) -> Served:

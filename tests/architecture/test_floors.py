@@ -45,6 +45,7 @@ QUARANTINE: dict[str, dict[str, str]] = {
         "mesh.client.sources": LAZILY,
         "mesh.client.sinks": LAZILY,
     },
+    "amqtt": {"mesh.gateways.embedded_broker": ANYWHERE},
     "cryptography": {"mesh.storage.identity": ANYWHERE},
     "google": {
         "mesh.wire": ANYWHERE,
