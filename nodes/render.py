@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from mesh.core.coding import RAW
 from mesh.core.ids import NodeId
+from mesh.core.plan import FLOAT
 from mesh.core.report import DeploymentReport, NodeView, StageReport
 
 if TYPE_CHECKING:
@@ -70,12 +71,18 @@ def nodes_table(views: Sequence[NodeView]) -> str:
 
 def plan_table(plan: Plan, names: Mapping[NodeId, str]) -> str:
     has_codecs = any(stage.codec != RAW for stage in plan.stages)
-    header = ("STAGE", "DEVICE", "GROUPS", "WEIGHTS", "COMPUTE", "TENSORS OUT", *(("AS",) if has_codecs else ()))
+    variants = [plan.variant_of(stage) for stage in plan.stages]
+    has_variants = any(variant != FLOAT for variant in variants)
+    header = (
+        *("STAGE", "DEVICE", "GROUPS", *(("VARIANT",) if has_variants else ())),
+        *("WEIGHTS", "COMPUTE", "TENSORS OUT", *(("AS",) if has_codecs else ())),
+    )
     rows = [
         (
             str(index),
             ", ".join(names.get(device, device[:8]) for device in stage.devices),
             f"{stage.segment.start}-{stage.segment.end}",
+            *((variants[index],) if has_variants else ()),
             human_bytes(stage.segment.weight_bytes),
             f"{stage.compute_seconds * 1e3:.2f} ms{'' if stage.measured else ' (estimated)'}",
             str(len(stage.segment.produces) + len(stage.segment.relays)),
@@ -153,6 +160,11 @@ def status_table(reports: Sequence[DeploymentReport]) -> str:
         for report in reports
     ]
     lines = [format_table(header, rows)]
+    lines.extend(
+        f"{report.deployment.name}: is the variant {report.deployment.plan.variant}"
+        for report in reports
+        if report.deployment.plan.variant != FLOAT
+    )
     lines.extend(f"{report.deployment.name}: {report.reason}" for report in reports if report.reason)
     lines.extend(
         f"{report.deployment.name}: since {wall_time(_changed_at(report))}: {report.deployment.cause}"

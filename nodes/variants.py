@@ -106,7 +106,7 @@ async def rank_variants(
     for variant in variants:
         data = await asyncio.to_thread(read_model_file, variant.path)
         try:
-            options = _on_admitted(variant, options_for(data), admissions)
+            options = _on_admitted(variant, replace(options_for(data), variant=variant.name), admissions)
             plan = await mesh.coordinator.plan(data, options, say)
         except (Infeasible, ModelError) as error:
             say(f"variant {variant.name}: {error}")

@@ -68,6 +68,8 @@ class PlanOptions:
     """Work out what the plan's parts cost and what would help; takes two more searches or so."""
     measure: bool = False
     """Measure again what is known from before."""
+    variant: str = FLOAT
+    """Which variant the model is that is planned; told on to the plan."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,6 +191,12 @@ class Plan:
     """Under which it was made."""
     explanation: Explanation | None = None
     """Where it was asked for. It is about the plan as it was made: one that is put in force has none."""
+    variant: str = FLOAT
+    """Which variant the planned model is, as whoever asked for the plan called it."""
+
+    def variant_of(self, stage: Stage) -> str:
+        """What `stage` runs: a variant that the planner chose for it, or else the model that was planned."""
+        return self.variant if stage.variant == FLOAT else stage.variant
 
     @property
     def devices(self) -> tuple[NodeId, ...]:

@@ -93,6 +93,7 @@ def make_plan(
         alternatives=alternatives,
         window=window_for(graph, stages, costs, space),
         limits=problem.limits,
+        variant=problem.variant,
     )
 
 

@@ -40,6 +40,7 @@ MAX_STAGES = 1000
 
 _PLAN_KEYS = (
     "model_sha256",
+    "variant",
     "objective",
     "forced",
     "stages",
@@ -78,6 +79,7 @@ def plan_to_json(plan: Plan) -> Document:
     """The document of `plan`: dictionaries, lists, strings and finite numbers only."""
     return {
         "model_sha256": str(plan.model_sha256),
+        "variant": plan.variant,
         "objective": plan.objective.value,
         "forced": plan.forced,
         "stages": [_stage_to_json(stage) for stage in plan.stages],
@@ -134,6 +136,7 @@ def plan_from_json(document: object, graph: Graph) -> Plan:
         ),
         window=window,
         limits=_limits_from_json(_Reader(reader.get("limits", {}), "plan.limits", _LIMIT_KEYS)),
+        variant=reader.text("variant", FLOAT),
     )
 
 

@@ -138,7 +138,7 @@ def describe(plan: Plan, name_of: Callable[[NodeId], str]) -> str:
         lines.append(
             f"  {index}  {', '.join(name_of(device) for device in stage.devices)}: "
             f"groups {segment.start} to {segment.end - 1}, {_ms(stage.compute_seconds)} ({source}), "
-            f"{segment.weight_bytes / 1e6:.3g} MB of weights, {stage.variant}{sent}"
+            f"{segment.weight_bytes / 1e6:.3g} MB of weights, {plan.variant_of(stage)}{sent}"
         )
         if part is not None:
             lines.extend(_describe_part(part, stage.codec))

@@ -13,7 +13,7 @@ from mesh import errors
 from mesh.core.costs import Costs
 from mesh.core.graph import Cut, Graph
 from mesh.core.ids import NodeId
-from mesh.core.plan import CODECS, DEFAULT_ANSWER_CHANGE, NO_LIMITS, RAW, Limits, Objective, PlanOptions
+from mesh.core.plan import CODECS, DEFAULT_ANSWER_CHANGE, FLOAT, NO_LIMITS, RAW, Limits, Objective, PlanOptions
 from mesh.errors import UsageError
 from mesh.planning.space import MAX_REPLICAS, PLAIN, Codec, Space, Watts
 
@@ -52,6 +52,8 @@ class Problem:
     """That lossy codecs of `space` may make; told on to plans, which are held to it by whoever can run the model."""
     codecs: tuple[str, ...] = ()
     """That were allowed by name; `space` has those of them that are worth a search."""
+    variant: str = FLOAT
+    """Which variant the whole model is; told on to plans."""
     names: Mapping[NodeId, str] = field(default_factory=dict)
     """How people call the devices; used in texts only."""
 
@@ -116,6 +118,7 @@ def make_problem(
         space=Space(max_replicas=limits.replicas, watts=watts or {}, codecs=codecs),
         answer_change=limits.answer_change,
         codecs=limits.codecs,
+        variant=options.variant,
         names=names,
     )
 

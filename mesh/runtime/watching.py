@@ -177,7 +177,7 @@ class Watch:
             self._tell_once(deployment.name, f"is not held against its plan: {error.message}")
             return None
         names = {node: capabilities.name for node, capabilities in told.items()}
-        options = PlanOptions(deployment.plan.objective, limits=deployment.plan.limits)
+        options = PlanOptions(deployment.plan.objective, limits=deployment.plan.limits, variant=deployment.plan.variant)
         limits, needed = deployment.plan.limits, codecs_of(deployment.plan)
         tell = partial(self._tell_once, deployment.name)
         codecs = await find_codecs(told.values(), model, graph, limits.codecs, tell, needed=needed)

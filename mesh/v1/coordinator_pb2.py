@@ -26,7 +26,7 @@ from mesh.v1 import node_pb2 as mesh_dot_v1_dot_node__pb2
 from mesh.v1 import plan_pb2 as mesh_dot_v1_dot_plan__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19mesh/v1/coordinator.proto\x12\x07mesh.v1\x1a\x12mesh/v1/node.proto\x1a\x12mesh/v1/plan.proto\"\x14\n\x12GetIdentityRequest\"N\n\x13GetIdentityResponse\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x18\n\x10software_version\x18\x03 \x01(\t\"V\n\x08NodeView\x12+\n\x0c\x63\x61pabilities\x18\x01 \x01(\x0b\x32\x15.mesh.v1.Capabilities\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12\x0c\n\x04lost\x18\x03 \x01(\x08\"\x12\n\x10ListNodesRequest\"5\n\x11ListNodesResponse\x12 \n\x05nodes\x18\x01 \x03(\x0b\x32\x11.mesh.v1.NodeView\"\xac\x01\n\x0bPlanOptions\x12%\n\tobjective\x18\x01 \x01(\x0e\x32\x12.mesh.v1.Objective\x12\x0e\n\x06stages\x18\x02 \x01(\r\x12\x1d\n\x06\x66orced\x18\x03 \x01(\x0b\x32\r.mesh.v1.Plan\x12\x1f\n\x06limits\x18\x05 \x01(\x0b\x32\x0f.mesh.v1.Limits\x12\x0f\n\x07\x65xplain\x18\x06 \x01(\x08\x12\x0f\n\x07measure\x18\x07 \x01(\x08J\x04\x08\x04\x10\x05\"]\n\x10PlanModelRequest\x12%\n\x07options\x18\x01 \x01(\x0b\x32\x14.mesh.v1.PlanOptions\x12\x13\n\x0bmodel_bytes\x18\x02 \x01(\x04\x12\r\n\x05\x63hunk\x18\x0f \x01(\x0c\"Q\n\x11PlanModelResponse\x12\x12\n\x08progress\x18\x01 \x01(\tH\x00\x12\x1d\n\x04plan\x18\x02 \x01(\x0b\x32\r.mesh.v1.PlanH\x00\x42\t\n\x07message\"h\n\rDeployRequest\x12%\n\x07options\x18\x01 \x01(\x0b\x32\x14.mesh.v1.PlanOptions\x12\x13\n\x0bmodel_bytes\x18\x02 \x01(\x04\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\r\n\x05\x63hunk\x18\x0f \x01(\x0c\"Z\n\x0e\x44\x65ployResponse\x12\x12\n\x08progress\x18\x01 \x01(\tH\x00\x12)\n\ndeployment\x18\x02 \x01(\x0b\x32\x13.mesh.v1.DeploymentH\x00\x42\t\n\x07message\"\xb8\x01\n\x0e\x44\x65ploymentView\x12\'\n\ndeployment\x18\x01 \x01(\x0b\x32\x13.mesh.v1.Deployment\x12\'\n\x05state\x18\x02 \x01(\x0e\x32\x18.mesh.v1.DeploymentState\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12$\n\x06stages\x18\x04 \x03(\x0b\x32\x14.mesh.v1.StageStatus\x12\x1e\n\x06\x65vents\x18\x05 \x03(\x0b\x32\x0e.mesh.v1.Event\" \n\x10GetStatusRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"A\n\x11GetStatusResponse\x12,\n\x0b\x64\x65ployments\x18\x01 \x03(\x0b\x32\x17.mesh.v1.DeploymentView\"\x1f\n\x0fUndeployRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\x12\n\x10UndeployResponse2\xae\x03\n\x12\x43oordinatorService\x12H\n\x0bGetIdentity\x12\x1b.mesh.v1.GetIdentityRequest\x1a\x1c.mesh.v1.GetIdentityResponse\x12\x42\n\tListNodes\x12\x19.mesh.v1.ListNodesRequest\x1a\x1a.mesh.v1.ListNodesResponse\x12\x46\n\tPlanModel\x12\x19.mesh.v1.PlanModelRequest\x1a\x1a.mesh.v1.PlanModelResponse(\x01\x30\x01\x12=\n\x06\x44\x65ploy\x12\x16.mesh.v1.DeployRequest\x1a\x17.mesh.v1.DeployResponse(\x01\x30\x01\x12\x42\n\tGetStatus\x12\x19.mesh.v1.GetStatusRequest\x1a\x1a.mesh.v1.GetStatusResponse\x12?\n\x08Undeploy\x12\x18.mesh.v1.UndeployRequest\x1a\x19.mesh.v1.UndeployResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19mesh/v1/coordinator.proto\x12\x07mesh.v1\x1a\x12mesh/v1/node.proto\x1a\x12mesh/v1/plan.proto\"\x14\n\x12GetIdentityRequest\"N\n\x13GetIdentityResponse\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x18\n\x10software_version\x18\x03 \x01(\t\"V\n\x08NodeView\x12+\n\x0c\x63\x61pabilities\x18\x01 \x01(\x0b\x32\x15.mesh.v1.Capabilities\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12\x0c\n\x04lost\x18\x03 \x01(\x08\"\x12\n\x10ListNodesRequest\"5\n\x11ListNodesResponse\x12 \n\x05nodes\x18\x01 \x03(\x0b\x32\x11.mesh.v1.NodeView\"\xbd\x01\n\x0bPlanOptions\x12%\n\tobjective\x18\x01 \x01(\x0e\x32\x12.mesh.v1.Objective\x12\x0e\n\x06stages\x18\x02 \x01(\r\x12\x1d\n\x06\x66orced\x18\x03 \x01(\x0b\x32\r.mesh.v1.Plan\x12\x1f\n\x06limits\x18\x05 \x01(\x0b\x32\x0f.mesh.v1.Limits\x12\x0f\n\x07\x65xplain\x18\x06 \x01(\x08\x12\x0f\n\x07measure\x18\x07 \x01(\x08\x12\x0f\n\x07variant\x18\x08 \x01(\tJ\x04\x08\x04\x10\x05\"]\n\x10PlanModelRequest\x12%\n\x07options\x18\x01 \x01(\x0b\x32\x14.mesh.v1.PlanOptions\x12\x13\n\x0bmodel_bytes\x18\x02 \x01(\x04\x12\r\n\x05\x63hunk\x18\x0f \x01(\x0c\"Q\n\x11PlanModelResponse\x12\x12\n\x08progress\x18\x01 \x01(\tH\x00\x12\x1d\n\x04plan\x18\x02 \x01(\x0b\x32\r.mesh.v1.PlanH\x00\x42\t\n\x07message\"h\n\rDeployRequest\x12%\n\x07options\x18\x01 \x01(\x0b\x32\x14.mesh.v1.PlanOptions\x12\x13\n\x0bmodel_bytes\x18\x02 \x01(\x04\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\r\n\x05\x63hunk\x18\x0f \x01(\x0c\"Z\n\x0e\x44\x65ployResponse\x12\x12\n\x08progress\x18\x01 \x01(\tH\x00\x12)\n\ndeployment\x18\x02 \x01(\x0b\x32\x13.mesh.v1.DeploymentH\x00\x42\t\n\x07message\"\xb8\x01\n\x0e\x44\x65ploymentView\x12\'\n\ndeployment\x18\x01 \x01(\x0b\x32\x13.mesh.v1.Deployment\x12\'\n\x05state\x18\x02 \x01(\x0e\x32\x18.mesh.v1.DeploymentState\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12$\n\x06stages\x18\x04 \x03(\x0b\x32\x14.mesh.v1.StageStatus\x12\x1e\n\x06\x65vents\x18\x05 \x03(\x0b\x32\x0e.mesh.v1.Event\" \n\x10GetStatusRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"A\n\x11GetStatusResponse\x12,\n\x0b\x64\x65ployments\x18\x01 \x03(\x0b\x32\x17.mesh.v1.DeploymentView\"\x1f\n\x0fUndeployRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\x12\n\x10UndeployResponse2\xae\x03\n\x12\x43oordinatorService\x12H\n\x0bGetIdentity\x12\x1b.mesh.v1.GetIdentityRequest\x1a\x1c.mesh.v1.GetIdentityResponse\x12\x42\n\tListNodes\x12\x19.mesh.v1.ListNodesRequest\x1a\x1a.mesh.v1.ListNodesResponse\x12\x46\n\tPlanModel\x12\x19.mesh.v1.PlanModelRequest\x1a\x1a.mesh.v1.PlanModelResponse(\x01\x30\x01\x12=\n\x06\x44\x65ploy\x12\x16.mesh.v1.DeployRequest\x1a\x17.mesh.v1.DeployResponse(\x01\x30\x01\x12\x42\n\tGetStatus\x12\x19.mesh.v1.GetStatusRequest\x1a\x1a.mesh.v1.GetStatusResponse\x12?\n\x08Undeploy\x12\x18.mesh.v1.UndeployRequest\x1a\x19.mesh.v1.UndeployResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -44,25 +44,25 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTNODESRESPONSE']._serialized_start=288
   _globals['_LISTNODESRESPONSE']._serialized_end=341
   _globals['_PLANOPTIONS']._serialized_start=344
-  _globals['_PLANOPTIONS']._serialized_end=516
-  _globals['_PLANMODELREQUEST']._serialized_start=518
-  _globals['_PLANMODELREQUEST']._serialized_end=611
-  _globals['_PLANMODELRESPONSE']._serialized_start=613
-  _globals['_PLANMODELRESPONSE']._serialized_end=694
-  _globals['_DEPLOYREQUEST']._serialized_start=696
-  _globals['_DEPLOYREQUEST']._serialized_end=800
-  _globals['_DEPLOYRESPONSE']._serialized_start=802
-  _globals['_DEPLOYRESPONSE']._serialized_end=892
-  _globals['_DEPLOYMENTVIEW']._serialized_start=895
-  _globals['_DEPLOYMENTVIEW']._serialized_end=1079
-  _globals['_GETSTATUSREQUEST']._serialized_start=1081
-  _globals['_GETSTATUSREQUEST']._serialized_end=1113
-  _globals['_GETSTATUSRESPONSE']._serialized_start=1115
-  _globals['_GETSTATUSRESPONSE']._serialized_end=1180
-  _globals['_UNDEPLOYREQUEST']._serialized_start=1182
-  _globals['_UNDEPLOYREQUEST']._serialized_end=1213
-  _globals['_UNDEPLOYRESPONSE']._serialized_start=1215
-  _globals['_UNDEPLOYRESPONSE']._serialized_end=1233
-  _globals['_COORDINATORSERVICE']._serialized_start=1236
-  _globals['_COORDINATORSERVICE']._serialized_end=1666
+  _globals['_PLANOPTIONS']._serialized_end=533
+  _globals['_PLANMODELREQUEST']._serialized_start=535
+  _globals['_PLANMODELREQUEST']._serialized_end=628
+  _globals['_PLANMODELRESPONSE']._serialized_start=630
+  _globals['_PLANMODELRESPONSE']._serialized_end=711
+  _globals['_DEPLOYREQUEST']._serialized_start=713
+  _globals['_DEPLOYREQUEST']._serialized_end=817
+  _globals['_DEPLOYRESPONSE']._serialized_start=819
+  _globals['_DEPLOYRESPONSE']._serialized_end=909
+  _globals['_DEPLOYMENTVIEW']._serialized_start=912
+  _globals['_DEPLOYMENTVIEW']._serialized_end=1096
+  _globals['_GETSTATUSREQUEST']._serialized_start=1098
+  _globals['_GETSTATUSREQUEST']._serialized_end=1130
+  _globals['_GETSTATUSRESPONSE']._serialized_start=1132
+  _globals['_GETSTATUSRESPONSE']._serialized_end=1197
+  _globals['_UNDEPLOYREQUEST']._serialized_start=1199
+  _globals['_UNDEPLOYREQUEST']._serialized_end=1230
+  _globals['_UNDEPLOYRESPONSE']._serialized_start=1232
+  _globals['_UNDEPLOYRESPONSE']._serialized_end=1250
+  _globals['_COORDINATORSERVICE']._serialized_start=1253
+  _globals['_COORDINATORSERVICE']._serialized_end=1683
 # @@protoc_insertion_point(module_scope)

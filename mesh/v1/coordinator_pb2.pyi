@@ -43,20 +43,22 @@ class ListNodesResponse(_message.Message):
     def __init__(self, nodes: _Optional[_Iterable[_Union[NodeView, _Mapping]]] = ...) -> None: ...
 
 class PlanOptions(_message.Message):
-    __slots__ = ("objective", "stages", "forced", "limits", "explain", "measure")
+    __slots__ = ("objective", "stages", "forced", "limits", "explain", "measure", "variant")
     OBJECTIVE_FIELD_NUMBER: _ClassVar[int]
     STAGES_FIELD_NUMBER: _ClassVar[int]
     FORCED_FIELD_NUMBER: _ClassVar[int]
     LIMITS_FIELD_NUMBER: _ClassVar[int]
     EXPLAIN_FIELD_NUMBER: _ClassVar[int]
     MEASURE_FIELD_NUMBER: _ClassVar[int]
+    VARIANT_FIELD_NUMBER: _ClassVar[int]
     objective: _plan_pb2.Objective
     stages: int
     forced: _plan_pb2.Plan
     limits: _plan_pb2.Limits
     explain: bool
     measure: bool
-    def __init__(self, objective: _Optional[_Union[_plan_pb2.Objective, str]] = ..., stages: _Optional[int] = ..., forced: _Optional[_Union[_plan_pb2.Plan, _Mapping]] = ..., limits: _Optional[_Union[_plan_pb2.Limits, _Mapping]] = ..., explain: bool = ..., measure: bool = ...) -> None: ...
+    variant: str
+    def __init__(self, objective: _Optional[_Union[_plan_pb2.Objective, str]] = ..., stages: _Optional[int] = ..., forced: _Optional[_Union[_plan_pb2.Plan, _Mapping]] = ..., limits: _Optional[_Union[_plan_pb2.Limits, _Mapping]] = ..., explain: bool = ..., measure: bool = ..., variant: _Optional[str] = ...) -> None: ...
 
 class PlanModelRequest(_message.Message):
     __slots__ = ("options", "model_bytes", "chunk")

@@ -144,7 +144,7 @@ class Alternative(_message.Message):
     def __init__(self, name: _Optional[str] = ..., prediction: _Optional[_Union[Prediction, _Mapping]] = ..., reason: _Optional[str] = ...) -> None: ...
 
 class Plan(_message.Message):
-    __slots__ = ("model_sha256", "objective", "forced", "stages", "predicted", "bound_throughput_per_s", "certificate", "alternatives", "window", "limits", "explanation")
+    __slots__ = ("model_sha256", "objective", "forced", "stages", "predicted", "bound_throughput_per_s", "certificate", "alternatives", "window", "limits", "explanation", "variant")
     MODEL_SHA256_FIELD_NUMBER: _ClassVar[int]
     OBJECTIVE_FIELD_NUMBER: _ClassVar[int]
     FORCED_FIELD_NUMBER: _ClassVar[int]
@@ -156,6 +156,7 @@ class Plan(_message.Message):
     WINDOW_FIELD_NUMBER: _ClassVar[int]
     LIMITS_FIELD_NUMBER: _ClassVar[int]
     EXPLANATION_FIELD_NUMBER: _ClassVar[int]
+    VARIANT_FIELD_NUMBER: _ClassVar[int]
     model_sha256: str
     objective: Objective
     forced: bool
@@ -167,7 +168,8 @@ class Plan(_message.Message):
     window: int
     limits: Limits
     explanation: Explanation
-    def __init__(self, model_sha256: _Optional[str] = ..., objective: _Optional[_Union[Objective, str]] = ..., forced: bool = ..., stages: _Optional[_Iterable[_Union[Stage, _Mapping]]] = ..., predicted: _Optional[_Union[Prediction, _Mapping]] = ..., bound_throughput_per_s: _Optional[float] = ..., certificate: _Optional[str] = ..., alternatives: _Optional[_Iterable[_Union[Alternative, _Mapping]]] = ..., window: _Optional[int] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ..., explanation: _Optional[_Union[Explanation, _Mapping]] = ...) -> None: ...
+    variant: str
+    def __init__(self, model_sha256: _Optional[str] = ..., objective: _Optional[_Union[Objective, str]] = ..., forced: bool = ..., stages: _Optional[_Iterable[_Union[Stage, _Mapping]]] = ..., predicted: _Optional[_Union[Prediction, _Mapping]] = ..., bound_throughput_per_s: _Optional[float] = ..., certificate: _Optional[str] = ..., alternatives: _Optional[_Iterable[_Union[Alternative, _Mapping]]] = ..., window: _Optional[int] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ..., explanation: _Optional[_Union[Explanation, _Mapping]] = ..., variant: _Optional[str] = ...) -> None: ...
 
 class Boundary(_message.Message):
     __slots__ = ("tensors",)

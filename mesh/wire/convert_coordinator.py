@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from mesh.core.ids import NodeId, check_name
-from mesh.core.plan import PlanOptions
+from mesh.core.plan import FLOAT, PlanOptions
 from mesh.v1 import coordinator_pb2
 from mesh.wire.convert_plan import (
     MAX_STAGES,
@@ -53,6 +53,7 @@ def options_to_proto(options: PlanOptions) -> coordinator_pb2.PlanOptions:
         limits=limits_to_proto(options.limits),
         explain=options.explain,
         measure=options.measure,
+        variant=options.variant if options.variant != FLOAT else "",
     )
 
 
@@ -64,4 +65,5 @@ def options_from_proto(proto: coordinator_pb2.PlanOptions) -> PlanOptions:
         limits=limits_from_proto(proto.limits, "options.limits"),
         explain=proto.explain,
         measure=proto.measure,
+        variant=check_label(proto.variant, "options.variant") or FLOAT,
     )

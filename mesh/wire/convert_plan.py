@@ -12,6 +12,7 @@ from mesh.core.ids import DeploymentName, NodeId, check_name
 from mesh.core.plan import (
     CODECS,
     DEFAULT_ANSWER_CHANGE,
+    FLOAT,
     NO_LIMITS,
     RAW,
     Deployment,
@@ -152,6 +153,7 @@ def plan_to_proto(plan: Plan) -> plan_pb2.Plan:
         window=plan.window,
         limits=limits_to_proto(plan.limits) if plan.limits != NO_LIMITS else None,
         explanation=explanation_to_proto(plan.explanation) if plan.explanation is not None else None,
+        variant=plan.variant if plan.variant != FLOAT else "",
     )
 
 
@@ -174,6 +176,7 @@ def plan_from_proto(proto: plan_pb2.Plan) -> Plan:
         window=check_range(proto.window, 1, MAX_WINDOW, "plan.window"),
         limits=limits_from_proto(proto.limits, "plan.limits"),
         explanation=explanation_from_proto(proto.explanation) if proto.HasField("explanation") else None,
+        variant=check_label(proto.variant, "plan.variant") or FLOAT,
     )
 
 

@@ -66,6 +66,7 @@ async def rank(
     )
     assert all(each.size_bytes == len(each.variant.name) for each in found)
     assert not any(each.options.measure for each in found), "what was measured just now is measured again"
+    assert all(each.options.variant == each.variant.name for each in found)
     return found
 
 

@@ -55,10 +55,10 @@ def test_round_trip_keeps_everything() -> None:
         assert rounded(dataclasses.asdict(again)) == rounded(dataclasses.asdict(answer))
 
 
-def test_limits_and_codec_survive() -> None:
+def test_limits_codec_and_variant_survive() -> None:
     limits = Limits((PROBLEM.devices[0],), (PROBLEM.devices[-1],), PROBLEM.devices[0], 3)
-    again = plan_from_json(plan_to_json(dataclasses.replace(PLAN, limits=limits)), PROBLEM.graph)
-    assert (again.limits, again.stages[0].codec) == (limits, "raw")
+    again = plan_from_json(plan_to_json(dataclasses.replace(PLAN, limits=limits, variant="int8")), PROBLEM.graph)
+    assert (again.limits, again.stages[0].codec, again.variant) == (limits, "raw", "int8")
 
 
 def test_an_explanation_is_written_and_not_read() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from mesh.core.report import DeploymentReport, StageReport
@@ -17,3 +19,9 @@ def test_a_stage_sends_to_no_more_devices_than_it_can_have(peers: list[str]) -> 
     proto = convert.report_to_proto(DeploymentReport(DEPLOYMENT, "active", "", (stage,), ()))
     with pytest.raises((ProtocolViolation, UsageError)):
         convert.report_from_proto(proto)
+
+
+@pytest.mark.parametrize("variant", ["float", "int8"])
+def test_a_plan_tells_its_variant(variant: str) -> None:
+    plan = replace(DEPLOYMENT.plan, variant=variant)
+    assert convert.plan_from_proto(convert.plan_to_proto(plan)) == plan

@@ -40,7 +40,7 @@ from tests.wire.coordinator_material import (
     serving,
 )
 
-OPTIONS = PlanOptions(Objective.LATENCY, 3, PLAN, Limits((NODE,), (NODE,), NODE, 4), explain=True)
+OPTIONS = PlanOptions(Objective.LATENCY, 3, PLAN, Limits((NODE,), (NODE,), NODE, 4), explain=True, variant="int8")
 
 
 def ignore(line: str) -> None:
