@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from mesh.client.mesh_client import Mesh
+from mesh.control.energy import DevicePower, joules_per_frame
 from mesh.control.measuring import Meter, percentile
 from mesh.core.frame import Outcome
 from mesh.core.ids import NodeId
@@ -22,6 +23,7 @@ from mesh.hardware.allocator import keep_freed_memory
 from mesh.runtime.frame_source import MAX_SOURCE_SECONDS, check_request, made_up_tensor
 from mesh.runtime.frame_stream import Answer, FrameStream, StreamOptions
 from mesh.runtime.measure_deployment import run_sources
+from mesh.runtime.measure_energy import measure_power
 from nodes.measuring_commands import SourcePlace
 from nodes.output import print_json
 from nodes.render import format_table
@@ -49,15 +51,21 @@ def make_request(seconds: float, window: int, rate_hz: float) -> SourceRequest:
 async def show_bench(connection: Mesh, name: str, source: SourcePlace, request: SourceRequest, as_json: bool) -> None:
     async with connection as mesh:
         model = await mesh.model(name)
-        names = {view.capabilities.node_id: view.capabilities.name for view in await mesh.nodes()}
-        if source is SourcePlace.NODE:
-            report = await run_sources(model.deployment, mesh.client, request)
-        else:
-            async with mesh.open_stream(
-                model.deployment, StreamOptions(is_ordered=False, window=request.window or None)
-            ) as stream:
-                report = await run_client_source(mesh, stream, request)
-    document = bench_document(model.deployment, names, report, source, request)
+        told = {view.capabilities.node_id: view.capabilities for view in await mesh.nodes()}
+        names = {device: capabilities.name for device, capabilities in told.items()}
+        deployment = model.deployment
+        clients = {device: mesh.client(deployment.addresses[device]) for device in deployment.plan.devices}
+
+        async def drive() -> SourceReport:
+            if source is SourcePlace.NODE:
+                return await run_sources(deployment, mesh.client, request)
+            options = StreamOptions(is_ordered=False, window=request.window or None)
+            async with mesh.open_stream(deployment, options) as stream:
+                return await run_client_source(mesh, stream, request)
+
+        report, powers = await measure_power(clients, told, request, drive)
+    document = bench_document(deployment, names, report, source, request)
+    document["energy"] = energy_document(powers, names, report.throughput_per_s)
     if as_json:
         print_json(document)
     else:
@@ -154,6 +162,37 @@ def bench_document(
     }
 
 
+def energy_document(
+    powers: Sequence[DevicePower], names: Mapping[NodeId, str], throughput_per_s: float
+) -> dict[str, Any]:
+    """Above idle; `joules_per_frame` is null unless it is known of every device."""
+    return {
+        "joules_per_frame": joules_per_frame(powers, throughput_per_s),
+        "is_measured": all(power.is_measured for power in powers),
+        "devices": [
+            {
+                "device": power.device,
+                "name": names.get(power.device, power.device[:8]),
+                "watts_above_idle": power.watts,
+                "joules_per_frame": joules_per_frame([power], throughput_per_s),
+                "source": power.source,
+            }
+            for power in powers
+        ],
+    }
+
+
+def energy_line(document: Mapping[str, Any]) -> str:
+    """What a frame takes; without figures, why there are none."""
+    whole = document["joules_per_frame"]
+    if whole is None:
+        unknown = [each for each in document["devices"] if each["joules_per_frame"] is None]
+        return f"energy: {'; '.join('{name} {source}'.format(**each) for each in unknown)}"
+    about = "" if document["is_measured"] else "~"
+    sources = "; ".join(dict.fromkeys(each["source"] for each in document["devices"]))
+    return f"energy: {about}{whole * 1e3:.3g} mJ per frame above idle, {sources}"
+
+
 def bench_table(document: Mapping[str, Any]) -> str:
     rows = [
         (
@@ -172,5 +211,6 @@ def bench_table(document: Mapping[str, Any]) -> str:
         f"{format_table(('STAGE', 'DEVICE', 'COMPUTE', 'PLANNED', 'QUEUE'), rows)}\n"
         f"{document['throughput_per_s']:.1f} frames/s, {told} the {predicted['throughput_per_s']:.1f} predicted; "
         f"latency p50 {latency['p50']:.2f} ms, p99 {latency['p99']:.2f} ms (window {document['window']}); "
-        f"{document['frames']} frames in {document['seconds']:.1f} s from {document['source']}"
+        f"{document['frames']} frames in {document['seconds']:.1f} s from {document['source']}\n"
+        f"{energy_line(document['energy'])}"
     )

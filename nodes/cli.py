@@ -130,6 +130,13 @@ def node(
     content_mib: Annotated[
         int, typer.Option("--content-mib", min=16, help="Disk that stored models may take, in MiB.")
     ] = 2048,
+    watts_busy: Annotated[
+        float | None,
+        typer.Option("--watts-busy", metavar="W", help="Of this device at full load: for energy without a meter."),
+    ] = None,
+    watts_idle: Annotated[
+        float | None, typer.Option("--watts-idle", metavar="W", help="Of this device at rest; goes with --watts-busy.")
+    ] = None,
     gateway_beside: GatewayOption = False,
     grpc: GrpcOption = None,
     http: HttpOption = None,
@@ -146,7 +153,7 @@ def node(
 
     from mesh.runtime.engine_mode import parse_engine_mode
     from mesh.runtime.node import NodeSettings
-    from nodes.daemon import NODE_PORT, GatewayBeside, check_listen, discovery_for, run_node
+    from nodes.daemon import NODE_PORT, GatewayBeside, check_listen, discovery_for, read_watts, run_node
 
     served = read_companion_settings(gateway_beside, grpc, http, metrics, repository, allow_load, insecure)
     where = check_listen(listen, NODE_PORT, insecure)
@@ -159,6 +166,7 @@ def node(
         threads=threads,
         runs=runs,
         engine_mode=None if engine_mode is None else parse_engine_mode(engine_mode),
+        watts=read_watts(watts_busy, watts_idle),
     )
     beside = None if served is None else GatewayBeside(served, interface or (), peer or (), mdns, cost_file())
     discovery = discovery_for(where, interface or (), peer or (), mdns)

@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mesh.client.mesh_client import Mesh
+from mesh.core.fleet import Watts
+from mesh.core.fleet_file import MAX_WATTS
 from mesh.discovery import DiscoverySettings, make_discovery
 from mesh.discovery.contract import Discovery
 from mesh.errors import UsageError
@@ -43,6 +45,20 @@ def check_listen(listen: str | None, default_port: int, is_insecure: bool) -> st
             hint="add --insecure if that network is yours alone, or listen on 127.0.0.1",
         )
     return listen
+
+
+def read_watts(busy: float | None, idle: float | None) -> Watts | None:
+    """What the owner states; raises `UsageError` for what makes no sense."""
+    if busy is None and idle is None:
+        return None
+    if busy is None or idle is None:
+        raise UsageError("--watts-busy and --watts-idle go together")
+    if not 0 <= idle < busy <= MAX_WATTS:
+        raise UsageError(
+            f"{busy:g} W busy and {idle:g} W idle make no sense",
+            hint=f"busy is above idle and at most {MAX_WATTS:g}, and idle is not negative",
+        )
+    return Watts(busy, idle)
 
 
 def split_listen(listen: str) -> str:

@@ -38,6 +38,14 @@ class CodecSpeed:
 
 
 @dataclass(frozen=True, slots=True)
+class Watts:
+    """Power that a device draws while all of it computes, and while it is idle but on."""
+
+    busy: float
+    idle: float
+
+
+@dataclass(frozen=True, slots=True)
 class Capabilities:
     """A node's answer to "what can you do": what the process *has*, not what the host has."""
 
@@ -66,6 +74,8 @@ class Capabilities:
     """How its engines run: threads per run x runs at once, e.g. "4x1"."""
     codecs: tuple[CodecSpeed, ...] = ()
     """That it speaks besides raw tensors; empty while measuring."""
+    watts: Watts | None = None
+    """As its owner states them."""
 
     @property
     def can_run(self) -> bool:

@@ -6,6 +6,19 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
+class EnergyReading:
+    """What a device has taken since some moment, at one moment of its own clock."""
+
+    monotonic_seconds: float
+    processor_seconds: float
+    """Of the daemon and its engines."""
+    joules: float | None = None
+    """Of all of the device; None where it has no meter."""
+    source: str = ""
+    """What the meter is called."""
+
+
+@dataclass(frozen=True, slots=True)
 class SourceRequest:
     """Frames made inside the head node of a deployment."""
 

@@ -7,7 +7,13 @@ in machines that they do not have. Source: Linux Documentation/power/powercap/po
 
 from __future__ import annotations
 
+import os
+import threading
+import time
 from pathlib import Path
+
+from mesh.core.measurement import EnergyReading
+from mesh.hardware.processor_time import processor_seconds
 
 MAX_PACKAGES = 64
 
@@ -42,6 +48,29 @@ def open_energy_meter(root: Path = Path("/")) -> RaplMeter | None:
         return RaplMeter(found) if found else None
     except (OSError, ValueError):
         return None  # there, and only for root
+
+
+class PowerReader:
+    """What this process and its machine have taken; the meter is opened when somebody asks for the first time."""
+
+    def __init__(self, root: Path = Path("/")) -> None:
+        self._root = root
+        self._meter: RaplMeter | None = None
+        self._is_open = False
+        self._lock = threading.Lock()
+        """Readings come from any thread, and a meter remembers the last one."""
+
+    def read(self) -> EnergyReading:
+        with self._lock:
+            if not self._is_open:
+                self._meter, self._is_open = open_energy_meter(self._root), True
+            joules: float | None = None
+            try:
+                joules = None if self._meter is None else self._meter.joules()
+            except (OSError, ValueError):
+                self._meter = None  # it was readable before: told as a device without one from now on
+            source = "" if self._meter is None else self._meter.source
+            return EnergyReading(time.monotonic(), processor_seconds(os.getpid()), joules, source)
 
 
 def _number(path: Path) -> int:

@@ -29,7 +29,8 @@ def obvious_reasons(problem: Problem) -> tuple[str, ...]:
     if problem.objective is Objective.ENERGY:
         unknown = [problem.name_of(device) for device in usable if device not in problem.space.watts]
         if unknown:
-            return (f"objective energy needs the watts of every device, which are not known of {', '.join(unknown)}",)
+            told = f"not known of {', '.join(unknown)} (`mesh node --watts-busy --watts-idle` states them)"
+            return (f"objective energy needs the watts of every device, which are {told}",)
     if problem.stages is not None and problem.stages > len(usable):
         return (f"{problem.stages} stages need {problem.stages} devices, there are {len(usable)}",)
     for role, pinned in (("head", problem.head), ("tail", problem.tail)):

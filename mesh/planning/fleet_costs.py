@@ -13,12 +13,11 @@ from dataclasses import dataclass, replace
 from itertools import permutations
 
 from mesh.core.costs import Costs
-from mesh.core.fleet import BYTE_SECONDS, MESSAGE_SECONDS, Handling, Link
+from mesh.core.fleet import BYTE_SECONDS, MESSAGE_SECONDS, Handling, Link, Watts
 from mesh.core.fleet_file import Fleet, FleetDevice, Role
 from mesh.core.graph import Graph
 from mesh.core.ids import NodeId
 from mesh.errors import UsageError
-from mesh.planning.space import Watts
 
 NOMINAL_GFLOPS = 4.0
 """Of one core on a whole model, 10^9 operations per second, where there is nothing to measure with: what a Cortex-A72

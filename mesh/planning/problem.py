@@ -11,11 +11,12 @@ from dataclasses import dataclass, field, replace
 
 from mesh import errors
 from mesh.core.costs import Costs
+from mesh.core.fleet import Watts
 from mesh.core.graph import Cut, Graph
 from mesh.core.ids import NodeId
 from mesh.core.plan import CODECS, DEFAULT_ANSWER_CHANGE, FLOAT, NO_LIMITS, RAW, Limits, Objective, PlanOptions
 from mesh.errors import UsageError
-from mesh.planning.space import MAX_REPLICAS, PLAIN, Codec, Space, Watts
+from mesh.planning.space import MAX_REPLICAS, PLAIN, Codec, Space
 
 LEAST_GAIN = 0.03
 """Less than the error of a prediction is not worth a device that may fail, and that makes every frame take longer."""

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from mesh.core.costs import Costs
+from mesh.core.fleet import Watts
 from mesh.core.graph import Cut, Graph
 from mesh.core.ids import NodeId
 from mesh.core.plan import FLOAT, RAW
@@ -70,14 +71,6 @@ class Nic:
 
     up: float = math.inf
     down: float = math.inf
-
-
-@dataclass(frozen=True, slots=True)
-class Watts:
-    """Power that a device draws while it computes and while it is idle but on."""
-
-    busy: float
-    idle: float
 
 
 @dataclass(frozen=True)

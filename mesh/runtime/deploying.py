@@ -106,17 +106,19 @@ async def make_plan(
     names = {node.view.capabilities.node_id: node.view.capabilities.name for node in nodes}
     devices = tuple(costs.devices)
     told = [node.view.capabilities for node in nodes]
+    watts = {each.node_id: each.watts for each in told if each.watts is not None}
     codecs = await find_codecs(told, model, graph, options.limits.codecs, progress, needed=codecs_of(options.forced))
     if options.forced is not None:
         permitted = options.forced.limits
         limits = replace(options.limits, codecs=permitted.codecs, answer_change=permitted.answer_change)
-        problem = make_problem(graph, costs, replace(options, forced=None, limits=limits), names, codecs=codecs)
+        wishes = replace(options, forced=None, limits=limits)
+        problem = make_problem(graph, costs, wishes, names, watts, codecs)
         wrong = problems(options.forced, graph, devices) or codec_problems(options.forced, problem.space)
         if wrong:
             raise UsageError(f"the plan cannot be carried out: {'; '.join(wrong)}")
         forced = replace(with_costs(options.forced, graph, costs, problem.space), forced=True)
         return Planned(model, graph, forced, problem=problem)
-    problem = make_problem(graph, costs, options, names, codecs=codecs)
+    problem = make_problem(graph, costs, options, names, watts, codecs)
     answer = await asyncio.to_thread(solve, problem)
     if isinstance(answer, NoPlan):
         raise answer.as_error()

@@ -19,7 +19,7 @@ from pathlib import Path
 from mesh import __version__
 from mesh.control.introductions import INTRODUCE_INTERVAL_S, INTRODUCE_RETRY_S
 from mesh.control.timing import DRAIN_TIMEOUT_S
-from mesh.core.fleet import Capabilities, NodeState
+from mesh.core.fleet import Capabilities, NodeState, Watts
 from mesh.core.plan import Deployment
 from mesh.discovery.contract import Advertisement, Discovery
 from mesh.engines import make_engine
@@ -72,6 +72,8 @@ class NodeSettings:
     """Runs at once of one model, each with so many threads."""
     engine_mode: EngineMode | None = None
     """None: child processes where there is memory for them."""
+    watts: Watts | None = None
+    """Of the device at full load and at rest, as its owner states them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,6 +182,7 @@ class Node:
             hardware=facts.hardware,
             mode=self._mode,
             codecs=self._probe.codecs,
+            watts=self._settings.watts,
         )
 
     def _advertisement(self, address: str) -> Advertisement:

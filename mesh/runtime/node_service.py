@@ -17,7 +17,7 @@ from mesh.control.deployments import DeploymentState, Key
 from mesh.control.introductions import Introductions
 from mesh.core.fleet import Capabilities, Link, NodeState, Peer
 from mesh.core.ids import DeploymentName, NodeId, Sha256, check_name, check_sha256
-from mesh.core.measurement import SourceReport, SourceRequest, StageTrace
+from mesh.core.measurement import EnergyReading, SourceReport, SourceRequest, StageTrace
 from mesh.core.messages import OpenEdge, OpenResults
 from mesh.core.plan import Deployment, Fence
 from mesh.core.report import DeploymentReport, Echo, MeasuredModel, ModelProfile
@@ -33,6 +33,7 @@ from mesh.errors import (
     StaleGeneration,
     UsageError,
 )
+from mesh.hardware.energy_meter import PowerReader
 from mesh.hardware.limits import read_limits
 from mesh.packing import Piece, is_available, pack_piece
 from mesh.runtime.content_fetch import store_content
@@ -83,6 +84,7 @@ class NodeService:
         self._measuring = asyncio.Lock()
         self._introductions = Introductions()
         self._sources = 0
+        self._power = PowerReader()
 
     # Control --------------------------------------------------------------------------------------
 
@@ -163,6 +165,10 @@ class NodeService:
 
     async def read_clocks(self) -> tuple[float, float]:
         return time.monotonic(), time.time()
+
+    async def read_energy(self) -> EnergyReading:
+        """In a thread: it reads files."""
+        return await asyncio.to_thread(self._power.read)
 
     def trace_stage(
         self, name: DeploymentName, fence: Fence, stage: int, seconds: float

@@ -181,7 +181,8 @@ class Watch:
         limits, needed = deployment.plan.limits, codecs_of(deployment.plan)
         tell = partial(self._tell_once, deployment.name)
         codecs = await find_codecs(told.values(), model, graph, limits.codecs, tell, needed=needed)
-        problem = make_problem(graph, costs, options, names, codecs=codecs)
+        watts = {node: capabilities.watts for node, capabilities in told.items() if capabilities.watts is not None}
+        problem = make_problem(graph, costs, options, names, watts, codecs)
         return _Known(deployment, model, problem, members=frozenset(problem.devices))
 
     # Membership -----------------------------------------------------------------------------------

@@ -59,7 +59,7 @@ class CodecSpeed(_message.Message):
     def __init__(self, name: _Optional[str] = ..., encode_byte_seconds: _Optional[float] = ..., decode_byte_seconds: _Optional[float] = ...) -> None: ...
 
 class Capabilities(_message.Message):
-    __slots__ = ("node_id", "name", "arch", "cores", "memory_bytes", "memory_available_bytes", "disk_available_bytes", "providers", "runtime_version", "gflops", "memory_gb_per_s", "state", "software_version", "hardware", "mode", "codecs")
+    __slots__ = ("node_id", "name", "arch", "cores", "memory_bytes", "memory_available_bytes", "disk_available_bytes", "providers", "runtime_version", "gflops", "memory_gb_per_s", "state", "software_version", "hardware", "mode", "codecs", "watts_busy", "watts_idle")
     NODE_ID_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
     ARCH_FIELD_NUMBER: _ClassVar[int]
@@ -76,6 +76,8 @@ class Capabilities(_message.Message):
     HARDWARE_FIELD_NUMBER: _ClassVar[int]
     MODE_FIELD_NUMBER: _ClassVar[int]
     CODECS_FIELD_NUMBER: _ClassVar[int]
+    WATTS_BUSY_FIELD_NUMBER: _ClassVar[int]
+    WATTS_IDLE_FIELD_NUMBER: _ClassVar[int]
     node_id: str
     name: str
     arch: str
@@ -92,7 +94,9 @@ class Capabilities(_message.Message):
     hardware: str
     mode: str
     codecs: _containers.RepeatedCompositeFieldContainer[CodecSpeed]
-    def __init__(self, node_id: _Optional[str] = ..., name: _Optional[str] = ..., arch: _Optional[str] = ..., cores: _Optional[float] = ..., memory_bytes: _Optional[int] = ..., memory_available_bytes: _Optional[int] = ..., disk_available_bytes: _Optional[int] = ..., providers: _Optional[_Iterable[_Union[Provider, _Mapping]]] = ..., runtime_version: _Optional[str] = ..., gflops: _Optional[float] = ..., memory_gb_per_s: _Optional[float] = ..., state: _Optional[_Union[NodeState, str]] = ..., software_version: _Optional[str] = ..., hardware: _Optional[str] = ..., mode: _Optional[str] = ..., codecs: _Optional[_Iterable[_Union[CodecSpeed, _Mapping]]] = ...) -> None: ...
+    watts_busy: float
+    watts_idle: float
+    def __init__(self, node_id: _Optional[str] = ..., name: _Optional[str] = ..., arch: _Optional[str] = ..., cores: _Optional[float] = ..., memory_bytes: _Optional[int] = ..., memory_available_bytes: _Optional[int] = ..., disk_available_bytes: _Optional[int] = ..., providers: _Optional[_Iterable[_Union[Provider, _Mapping]]] = ..., runtime_version: _Optional[str] = ..., gflops: _Optional[float] = ..., memory_gb_per_s: _Optional[float] = ..., state: _Optional[_Union[NodeState, str]] = ..., software_version: _Optional[str] = ..., hardware: _Optional[str] = ..., mode: _Optional[str] = ..., codecs: _Optional[_Iterable[_Union[CodecSpeed, _Mapping]]] = ..., watts_busy: _Optional[float] = ..., watts_idle: _Optional[float] = ...) -> None: ...
 
 class GetCapabilitiesRequest(_message.Message):
     __slots__ = ()
@@ -376,6 +380,22 @@ class ReadClockResponse(_message.Message):
     monotonic_seconds: float
     unix_seconds: float
     def __init__(self, monotonic_seconds: _Optional[float] = ..., unix_seconds: _Optional[float] = ...) -> None: ...
+
+class ReadEnergyRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class ReadEnergyResponse(_message.Message):
+    __slots__ = ("monotonic_seconds", "processor_seconds", "joules", "source")
+    MONOTONIC_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    PROCESSOR_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    JOULES_FIELD_NUMBER: _ClassVar[int]
+    SOURCE_FIELD_NUMBER: _ClassVar[int]
+    monotonic_seconds: float
+    processor_seconds: float
+    joules: float
+    source: str
+    def __init__(self, monotonic_seconds: _Optional[float] = ..., processor_seconds: _Optional[float] = ..., joules: _Optional[float] = ..., source: _Optional[str] = ...) -> None: ...
 
 class TraceStageRequest(_message.Message):
     __slots__ = ("name", "term", "generation", "seconds", "stage")

@@ -95,6 +95,11 @@ class NodeServiceStub(object):
                 request_serializer=mesh_dot_v1_dot_node__pb2.ReadClockRequest.SerializeToString,
                 response_deserializer=mesh_dot_v1_dot_node__pb2.ReadClockResponse.FromString,
                 _registered_method=True)
+        self.ReadEnergy = channel.unary_unary(
+                '/mesh.v1.NodeService/ReadEnergy',
+                request_serializer=mesh_dot_v1_dot_node__pb2.ReadEnergyRequest.SerializeToString,
+                response_deserializer=mesh_dot_v1_dot_node__pb2.ReadEnergyResponse.FromString,
+                _registered_method=True)
         self.TraceStage = channel.unary_stream(
                 '/mesh.v1.NodeService/TraceStage',
                 request_serializer=mesh_dot_v1_dot_node__pb2.TraceStageRequest.SerializeToString,
@@ -186,6 +191,13 @@ class NodeServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ReadEnergy(self, request, context):
+        """What this node has taken until now, for the difference of two moments.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def TraceStage(self, request, context):
         """Records what a stage on this node does to each frame: says so when it has begun, and ends with the spans.
         """
@@ -255,6 +267,11 @@ def add_NodeServiceServicer_to_server(servicer, server):
                     servicer.ReadClock,
                     request_deserializer=mesh_dot_v1_dot_node__pb2.ReadClockRequest.FromString,
                     response_serializer=mesh_dot_v1_dot_node__pb2.ReadClockResponse.SerializeToString,
+            ),
+            'ReadEnergy': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReadEnergy,
+                    request_deserializer=mesh_dot_v1_dot_node__pb2.ReadEnergyRequest.FromString,
+                    response_serializer=mesh_dot_v1_dot_node__pb2.ReadEnergyResponse.SerializeToString,
             ),
             'TraceStage': grpc.unary_stream_rpc_method_handler(
                     servicer.TraceStage,
@@ -587,6 +604,33 @@ class NodeService(object):
             '/mesh.v1.NodeService/ReadClock',
             mesh_dot_v1_dot_node__pb2.ReadClockRequest.SerializeToString,
             mesh_dot_v1_dot_node__pb2.ReadClockResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReadEnergy(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/mesh.v1.NodeService/ReadEnergy',
+            mesh_dot_v1_dot_node__pb2.ReadEnergyRequest.SerializeToString,
+            mesh_dot_v1_dot_node__pb2.ReadEnergyResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -17,7 +17,7 @@ from mesh.control.introductions import MAX_INTRODUCED
 from mesh.control.timing import CALL_TIMEOUT_S, DRAIN_TIMEOUT_S, LOAD_TIMEOUT_S
 from mesh.core.fleet import Capabilities, Link, Peer
 from mesh.core.ids import NodeId, Sha256
-from mesh.core.measurement import SourceReport, SourceRequest, StageTrace
+from mesh.core.measurement import EnergyReading, SourceReport, SourceRequest, StageTrace
 from mesh.core.plan import Deployment
 from mesh.core.report import DeploymentReport, Echo, MeasuredModel, ModelProfile
 from mesh.core.tensor import TensorSpec
@@ -185,6 +185,12 @@ class NodeClient:
             answer = await self._node.ReadClock(node_pb2.ReadClockRequest(), timeout=CALL_TIMEOUT_S)
         monotonic = check_number(answer.monotonic_seconds, "monotonic_seconds")
         return monotonic, check_number(answer.unix_seconds, "unix_seconds")
+
+    async def read_energy(self) -> EnergyReading:
+        """What the node has taken until now; only the difference of two readings means something."""
+        with self._calling():
+            answer = await self._node.ReadEnergy(node_pb2.ReadEnergyRequest(), timeout=CALL_TIMEOUT_S)
+        return convert_measurement.energy_from_proto(answer)
 
     async def trace_stage(self, key: Key, stage: int, seconds: float) -> AsyncIterator[StageTrace]:
         """The first trace has no spans and says that recording has begun; the others come after `seconds`."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TypeVar, cast
 
-from mesh.core.fleet import Capabilities, CodecSpeed, Handling, Link, NodeState, Peer, Provider
+from mesh.core.fleet import Capabilities, CodecSpeed, Handling, Link, NodeState, Peer, Provider, Watts
 from mesh.core.ids import NodeId, check_name, check_node_id
 from mesh.core.report import DeploymentReport, Happening, MeasuredModel, NodeView, StageReport
 from mesh.errors import ProtocolViolation
@@ -75,6 +75,8 @@ def capabilities_to_proto(capabilities: Capabilities) -> node_pb2.Capabilities:
             )
             for codec in capabilities.codecs
         ],
+        watts_busy=capabilities.watts.busy if capabilities.watts is not None else 0.0,
+        watts_idle=capabilities.watts.idle if capabilities.watts is not None else 0.0,
     )
 
 
@@ -100,7 +102,16 @@ def _capabilities_from_proto(proto: node_pb2.Capabilities, state: NodeState) -> 
         hardware=check_label(proto.hardware, "capabilities.hardware"),
         mode=check_label(proto.mode, "capabilities.mode"),
         codecs=check_list(proto.codecs, MAX_CODECS, "capabilities.codecs", _codec_from_proto),
+        watts=_watts_from_proto(proto),
     )
+
+
+def _watts_from_proto(proto: node_pb2.Capabilities) -> Watts | None:
+    busy = check_number(proto.watts_busy, "capabilities.watts_busy")
+    idle = check_number(proto.watts_idle, "capabilities.watts_idle")
+    if idle > busy:
+        raise ProtocolViolation(f"capabilities.watts_idle: {idle:g} is above watts_busy, {busy:g}")
+    return Watts(busy, idle) if busy else None
 
 
 def _provider_from_proto(proto: node_pb2.Provider) -> Provider:

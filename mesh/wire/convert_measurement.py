@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from mesh.control.measuring import MAX_LATENCIES
 from mesh.core.ids import DeploymentName, check_name
-from mesh.core.measurement import SourceReport, SourceRequest, StageFigures, StageSpan, StageTrace
+from mesh.core.measurement import EnergyReading, SourceReport, SourceRequest, StageFigures, StageSpan, StageTrace
 from mesh.core.plan import Fence
 from mesh.core.report import KernelTime, ModelProfile
 from mesh.v1 import node_pb2
 from mesh.wire.convert_plan import MAX_STAGES
-from mesh.wire.door_checks import check_count, check_list, check_number, check_text
+from mesh.wire.door_checks import check_count, check_label, check_list, check_number, check_text
 
 MAX_SPANS_PER_MESSAGE = 4096
 """About 200 KiB."""
@@ -69,6 +69,24 @@ def _figures_from_proto(proto: node_pb2.StageFigures) -> StageFigures:
         proto.stage,
         check_number(proto.compute_seconds, "compute_seconds"),
         check_number(proto.queue_seconds, "queue_seconds"),
+    )
+
+
+def energy_to_proto(reading: EnergyReading) -> node_pb2.ReadEnergyResponse:
+    return node_pb2.ReadEnergyResponse(
+        monotonic_seconds=reading.monotonic_seconds,
+        processor_seconds=reading.processor_seconds,
+        joules=reading.joules,
+        source=reading.source,
+    )
+
+
+def energy_from_proto(proto: node_pb2.ReadEnergyResponse) -> EnergyReading:
+    return EnergyReading(
+        monotonic_seconds=check_number(proto.monotonic_seconds, "monotonic_seconds"),
+        processor_seconds=check_number(proto.processor_seconds, "processor_seconds"),
+        joules=check_number(proto.joules, "joules") if proto.HasField("joules") else None,
+        source=check_label(proto.source, "source"),
     )
 
 

@@ -16,7 +16,7 @@ import grpc
 
 from mesh.core.fleet import Capabilities, Link, Peer
 from mesh.core.ids import DeploymentName, NodeId, Sha256, check_name, check_node_id
-from mesh.core.measurement import SourceReport, SourceRequest, StageTrace
+from mesh.core.measurement import EnergyReading, SourceReport, SourceRequest, StageTrace
 from mesh.core.messages import Message
 from mesh.core.plan import Deployment, Fence
 from mesh.core.report import DeploymentReport, Echo, MeasuredModel, ModelProfile
@@ -54,6 +54,7 @@ class NodeHandlers(Protocol):
     async def profile_model(self, sha256: str, parts: Sequence[str], budget_seconds: float) -> ModelProfile: ...
     async def run_source(self, name: DeploymentName, fence: Fence, request: SourceRequest) -> SourceReport: ...
     async def read_clocks(self) -> tuple[float, float]: ...
+    async def read_energy(self) -> EnergyReading: ...
     def trace_stage(
         self, name: DeploymentName, fence: Fence, stage: int, seconds: float
     ) -> AsyncGenerator[StageTrace, None]: ...
@@ -224,6 +225,10 @@ class _NodeServicer(node_pb2_grpc.NodeServiceServicer):
     async def ReadClock(self, request: Any, context: Any) -> Any:
         monotonic, unix = await self._handlers.read_clocks()
         return node_pb2.ReadClockResponse(monotonic_seconds=monotonic, unix_seconds=unix)
+
+    @_translated
+    async def ReadEnergy(self, request: Any, context: Any) -> Any:
+        return convert_measurement.energy_to_proto(await self._handlers.read_energy())
 
     async def TraceStage(self, request: Any, context: Any) -> AsyncIterator[Any]:
         async with answer_errors(context):

@@ -21,6 +21,10 @@ def test_document(fleet: LocalFleet, digits: str, source: str) -> None:
     assert document["throughput_per_s"] > 0
     assert 0 < document["latency_ms"]["p50"] <= document["latency_ms"]["p99"]
     assert set(document["predicted"]) == {"throughput_per_s", "latency_ms"}
+    assert len(document["energy"]["devices"]) == len(document["stages"])
+    for each in document["energy"]["devices"]:
+        assert (each["joules_per_frame"] is None) == (each["watts_above_idle"] is None)
+        assert each["source"]
     assert [stage["stage"] for stage in document["stages"]] == [0, 1]
     names = {daemon.name for daemon in fleet.daemons}
     for stage in document["stages"]:

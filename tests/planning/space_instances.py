@@ -8,13 +8,13 @@ from collections.abc import Sequence
 from typing import TypeVar
 
 from mesh.core.costs import Costs, DeviceCosts
-from mesh.core.fleet import Handling, Link
+from mesh.core.fleet import Handling, Link, Watts
 from mesh.core.graph import Graph
 from mesh.core.ids import NodeId
 from mesh.core.plan import Objective
 from mesh.planning.memory import RUNTIME_BYTES
 from mesh.planning.problem import Problem
-from mesh.planning.space import Codec, Nic, Space, Variant, Watts
+from mesh.planning.space import Codec, Nic, Space, Variant
 from tests.planning.instances import PLENTY, node_ids, random_graph
 
 MOST_INNER_CUTS = 7

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from mesh.core.fleet import MESSAGE_SECONDS
+from mesh.core.fleet import MESSAGE_SECONDS, Watts
 from mesh.core.fleet_file import parse_fleet
 from mesh.errors import UsageError
 from mesh.planning.fleet_costs import (
@@ -19,7 +19,6 @@ from mesh.planning.fleet_costs import (
     plannable,
     watts_of,
 )
-from mesh.planning.space import Watts
 from tests.planning.instances import make_graph
 
 GRAPH = make_graph([3, 1], [[0], [1]], [10, 20, 30], [[], []], {})

@@ -8,13 +8,13 @@ import math
 import pytest
 
 from mesh.core.costs import Costs, DeviceCosts
-from mesh.core.fleet import Handling, Link
+from mesh.core.fleet import Handling, Link, Watts
 from mesh.core.plan import Objective, Plan
 from mesh.errors import UsageError
 from mesh.planning.exact import plan
 from mesh.planning.predict import energy_joules
 from mesh.planning.problem import Infeasible, Problem
-from mesh.planning.space import Codec, Nic, Space, Variant, Watts
+from mesh.planning.space import Codec, Nic, Space, Variant
 from mesh.planning.validate import contradictions
 from tests.planning.instances import PLENTY, chain_graph, node_ids
 

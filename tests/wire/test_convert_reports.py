@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import pytest
 
+from mesh.core.fleet import Watts
+from mesh.core.measurement import EnergyReading
 from mesh.core.report import DeploymentReport, StageReport
 from mesh.errors import ProtocolViolation, UsageError
-from mesh.wire import convert
+from mesh.v1 import node_pb2
+from mesh.wire import convert, convert_measurement
 from mesh.wire.convert_plan import MAX_REPLICAS
 from tests.wire.coordinator_material import DEPLOYMENT
 
@@ -25,3 +29,17 @@ def test_a_stage_sends_to_no_more_devices_than_it_can_have(peers: list[str]) -> 
 def test_a_plan_tells_its_variant(variant: str) -> None:
     plan = replace(DEPLOYMENT.plan, variant=variant)
     assert convert.plan_from_proto(convert.plan_to_proto(plan)) == plan
+
+
+@pytest.mark.parametrize("reading", [EnergyReading(1.5, 2.5), EnergyReading(1.5, 2.5, 0.0, "RAPL")])
+def test_readings_of_energy_return(reading: EnergyReading) -> None:
+    assert convert_measurement.energy_from_proto(convert_measurement.energy_to_proto(reading)) == reading
+
+
+@pytest.mark.parametrize(("busy", "idle"), [(1.0, 2.0), (math.nan, 0.0), (-1.0, 0.0)])
+def test_power_that_makes_no_sense_is_refused(busy: float, idle: float) -> None:
+    proto = node_pb2.Capabilities(node_id="a" * 32, name="n", state="NODE_STATE_READY", watts_busy=4, watts_idle=1)
+    assert convert.capabilities_from_proto(proto).watts == Watts(4, 1)
+    proto.watts_busy, proto.watts_idle = busy, idle
+    with pytest.raises(ProtocolViolation, match="watts"):
+        convert.capabilities_from_proto(proto)

@@ -87,8 +87,24 @@ def test_a_coordinator_serves_what_its_nodes_compute(fleet: LocalFleet, tmp_path
         assert "digits" not in fleet.names()
 
 
+def test_a_node_with_stated_power_tells_what_a_frame_takes(tmp_path: Path) -> None:
+    with daemon(tmp_path, "node", *ALONE, "--watts-busy", "15", "--watts-idle", "3") as node:
+        alone = LocalFleet((node,))
+        alone.wait_until_measured()
+        alone.deploy("digits", 1)
+        (each,) = alone.run("nodes", "--json").ok().document()["nodes"]
+        assert each["watts"] == {"busy": 15.0, "idle": 3.0}
+        energy = alone.run("bench", "digits", "--seconds", "1", "--json").ok().document()["energy"]
+        assert energy["joules_per_frame"] > 0
+        assert "mJ per frame" in alone.run("bench", "digits", "--seconds", "0.5").ok().stdout
+        plan = alone.run("plan", str(DIGITS), "--objective", "energy", "--json").ok().document()
+        assert "J per frame" in plan["certificate"]
+
+
 def test_refusals(tmp_path: Path) -> None:
     node = ("node", "--no-mdns", "--data-dir", str(tmp_path / "node"), "--listen", "127.0.0.1:0")
+    run(*node, "--watts-busy", "5").fails("usage", 2, "go together")
+    run(*node, "--watts-busy", "5", "--watts-idle", "6").fails("usage", 2, "no sense")
     run(*node, "--http", "127.0.0.1:0").fails("usage", 2, "--gateway")
     run(*node, "--gateway", "--grpc", "off", "--http", "off").fails("usage", 2, "nothing to serve")
     run(*node, "--gateway", "--http", "0.0.0.0:0").fails("usage", 2, "--insecure")
