@@ -24,8 +24,11 @@ class Calls:
     def __init__(self, stream: FrameStream) -> None:
         self._stream = stream
         self._waiting: dict[int, asyncio.Future[Answer]] = {}
+        self._running = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
         self.is_broken = False
-        """True once the stream is over: no call is answered any more."""
+        """True once the stream is over, or only for the calls that run now: a further one is to be made elsewhere."""
 
     @property
     def deployment(self) -> Deployment:
@@ -34,6 +37,16 @@ class Calls:
 
     async def run(self, tensors: Sequence[Tensor], traceparent: str = "") -> Answer:
         """The answer to one frame. Raises its error where it is not OK, and what broke the stream."""
+        self._running += 1
+        self._idle.clear()
+        try:
+            return await self._run(tensors, traceparent)
+        finally:
+            self._running -= 1
+            if not self._running:
+                self._idle.set()
+
+    async def _run(self, tensors: Sequence[Tensor], traceparent: str) -> Answer:
         waiting: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         numbered: list[int] = []
 
@@ -56,6 +69,7 @@ class Calls:
     async def collect(self) -> None:
         """Hand answers to their calls until the stream is over; what broke it, every call is told."""
         ending: MeshError = Refused("the connection that the call was made on was closed")
+        leaving = asyncio.ensure_future(self._leave())
         try:
             async for answer in self._stream.answers():
                 waiting = self._waiting.get(answer.sequence)
@@ -65,6 +79,14 @@ class Calls:
             ending = error
         finally:
             self.is_broken = True
+            leaving.cancel()
             for waiting in self._waiting.values():
                 if not waiting.done():
                     waiting.set_exception(ending)
+
+    async def _leave(self) -> None:
+        """End the stream with its last call once its deployment is being removed: who removes it waits for that."""
+        await self._stream.ends_with_its_stages.wait()
+        self.is_broken = True
+        await self._idle.wait()
+        self._stream.finish()

@@ -93,6 +93,8 @@ class FrameStream:
         self._due = asyncio.Event()
         """For what writes frames."""
         self._sending = asyncio.Lock()
+        self.ends_with_its_stages = asyncio.Event()
+        """Set while the stages drain and no other generation is known: the stream goes on until they are gone."""
         self._taken = 0
         self._own: list[asyncio.Task[None]] = []
 
@@ -186,6 +188,7 @@ class FrameStream:
             raise
         self.deployment = deployment
         self._lost = None
+        self.ends_with_its_stages.clear()
         self._paths[number] = path
         path.listen(PathEvents(partial(self._answered, number), self._drains, partial(self._path_lost, number, path)))
         self._spawn(self._send_due(number, path), "stream: send")
@@ -241,9 +244,11 @@ class FrameStream:
                     self._fail(_unrecovered(lost, refusal, failure))
                     return
                 if self._lost is None:
+                    self.ends_with_its_stages.set()
                     return  # nothing newer is known, and the path that drains goes on until it is closed
                 continue
             if self._lost is None and deployment.fence <= self.deployment.fence:
+                self.ends_with_its_stages.set()
                 return
             try:
                 await self._open_path(deployment)

@@ -40,6 +40,7 @@ class PlayedStream:
     sent: int = 0
     traceparents: list[str] = field(default_factory=list)
     answered: asyncio.Queue[Answer | MeshError | None] = field(default_factory=asyncio.Queue)
+    ends_with_its_stages: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def send(self, tensors: Sequence[Tensor], on_numbered: Callable[[int], None], traceparent: str = "") -> int:
         self.traceparents.append(traceparent)
@@ -64,6 +65,9 @@ class PlayedStream:
                 raise answer
             await self.gate.wait()
             yield answer
+
+    def finish(self) -> None:
+        self.answered.put_nowait(None)
 
     def break_off(self, error: MeshError) -> None:
         self.answered.put_nowait(error)

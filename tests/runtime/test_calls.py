@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
+from pathlib import Path
 
 import pytest
 
+from mesh.control.deployments import key_of
 from mesh.core.frame import Outcome
+from mesh.core.plan import Deployment
 from mesh.core.tensor import Tensor
-from mesh.errors import MeshError, NodeLost, Refused, RunFailed
+from mesh.errors import DeploymentNotFound, MeshError, NodeLost, Refused, RunFailed
 from mesh.runtime.calls import Calls
-from mesh.runtime.frame_stream import Answer
+from mesh.runtime.frame_stream import Answer, FrameStream, StreamOptions
+from mesh.runtime.stage import Stage
+from tests.runtime.fake_mesh import open_mesh
+from tests.runtime.fake_models import chain, until, values_of, vector
 
 
 class ScriptedStream:
@@ -21,7 +27,8 @@ class ScriptedStream:
         self.sent = 0
         self.may_leave = asyncio.Event()
         self.may_leave.set()
-        self.queue: asyncio.Queue[Answer | MeshError] = asyncio.Queue()
+        self.queue: asyncio.Queue[Answer | MeshError | None] = asyncio.Queue()
+        self.ends_with_its_stages = asyncio.Event()
 
     async def send(self, tensors: Sequence[Tensor], on_numbered: Callable[[int], None], traceparent: str) -> int:
         sequence = self.sent
@@ -35,7 +42,12 @@ class ScriptedStream:
             answer = await self.queue.get()
             if isinstance(answer, MeshError):
                 raise answer
+            if answer is None:
+                return
             yield answer
+
+    def finish(self) -> None:
+        self.queue.put_nowait(None)
 
 
 async def turn_over() -> None:
@@ -94,3 +106,40 @@ async def test_a_call_that_waits_when_the_connection_is_closed_is_told() -> None
     with pytest.raises(Refused, match="closed"):
         await running
     assert calls.is_broken
+
+
+async def test_the_stream_of_what_is_removed_ends_with_its_last_call() -> None:
+    stream = ScriptedStream()
+    calls = Calls(stream)  # type: ignore[arg-type]
+    collecting = asyncio.ensure_future(calls.collect())
+    running = asyncio.ensure_future(calls.run(()))
+    await turn_over()
+    stream.ends_with_its_stages.set()
+    await turn_over()
+    assert calls.is_broken, "the next call is made elsewhere"
+    assert not collecting.done()
+    stream.queue.put_nowait(Answer(0, Outcome.OK))
+    assert (await running).sequence == 0
+    await collecting
+
+
+async def test_calls_hold_up_nobody_who_removes_their_deployment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Stage.drain, "__defaults__", (1000.0,))  # for who waits for open streams to be given up
+
+    async def recover(deployment: Deployment, lost: MeshError | None) -> Deployment:
+        raise DeploymentNotFound("it was removed")
+
+    async with open_mesh(tmp_path, monkeypatch, 1) as mesh:
+        (node,) = mesh.nodes
+        deployment = await mesh.deploy(chain(1), [node])
+        stream = FrameStream(deployment, StreamOptions(is_ordered=False), mesh.client, mesh.tasks, recover=recover)
+        await stream.open()
+        calls = Calls(stream)
+        collecting = mesh.tasks.spawn(calls.collect(), "collect")
+        assert values_of((await calls.run([vector(1)])).tensors) == [2]
+        await node.client.drain(key_of(deployment))
+        await asyncio.wait({collecting})
+        await until(lambda: not node.driver.stages(key_of(deployment)), "the stage is gone")
+        await stream.close()
