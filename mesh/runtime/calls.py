@@ -69,20 +69,26 @@ class Calls:
     async def collect(self) -> None:
         """Hand answers to their calls until the stream is over; what broke it, every call is told."""
         ending: MeshError = Refused("the connection that the call was made on was closed")
-        leaving = asyncio.ensure_future(self._leave())
         try:
-            async for answer in self._stream.answers():
-                waiting = self._waiting.get(answer.sequence)
-                if waiting is not None and not waiting.done():
-                    waiting.set_result(answer)
-        except MeshError as error:
-            ending = error
+            async with asyncio.TaskGroup() as group:
+                leaving = group.create_task(self._leave())
+                try:
+                    await self._hand_over()
+                except MeshError as error:
+                    ending = error
+                finally:
+                    leaving.cancel()
         finally:
             self.is_broken = True
-            leaving.cancel()
             for waiting in self._waiting.values():
                 if not waiting.done():
                     waiting.set_exception(ending)
+
+    async def _hand_over(self) -> None:
+        async for answer in self._stream.answers():
+            waiting = self._waiting.get(answer.sequence)
+            if waiting is not None and not waiting.done():
+                waiting.set_result(answer)
 
     async def _leave(self) -> None:
         """End the stream with its last call once its deployment is being removed: who removes it waits for that."""
