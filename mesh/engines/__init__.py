@@ -34,6 +34,16 @@ def _without_numpy() -> MissingExtra:
     )
 
 
+def _make_openvino() -> Engine:
+    try:
+        from mesh.engines.openvino import OpenVinoEngine
+    except ModuleNotFoundError as error:
+        if error.name != "numpy":
+            raise
+        raise _without_numpy() from error
+    return OpenVinoEngine()
+
+
 def _make_fake() -> Engine:
     from mesh.engines.fake import FakeEngine
 
@@ -41,9 +51,11 @@ def _make_fake() -> Engine:
 
 
 DEFAULT_ENGINE = "onnxruntime"
+OPENVINO = "openvino"
 
 ENGINES: Mapping[str, Callable[[], Engine]] = {
-    "onnxruntime": _make_onnx_runtime,
+    DEFAULT_ENGINE: _make_onnx_runtime,
+    OPENVINO: _make_openvino,
     "fake": _make_fake,
 }
 
@@ -52,8 +64,27 @@ def check_engine(name: str) -> None:
     """For those who leave making it to a child process; raises what `make_engine` would, and imports nothing."""
     if name not in ENGINES:
         raise UsageError(f"unknown engine {name!r}", hint=f"one of {', '.join(ENGINES)}")
-    if name == "onnxruntime" and importlib.util.find_spec("numpy") is None:
+    if name in (DEFAULT_ENGINE, OPENVINO) and importlib.util.find_spec("numpy") is None:
         raise _without_numpy()
+    if name == OPENVINO and not has_openvino():
+        raise MissingExtra(
+            "OpenVINO is not installed, and this device is to run models with it",
+            hint="install the extra infermesh[openvino]: pip install '.[openvino]' in a clone",
+        )
+
+
+def has_openvino() -> bool:
+    return importlib.util.find_spec("openvino") is not None
+
+
+def describe_runtime(engine: str, onnx_runtime_version: str) -> str:
+    """What a node with this engine announces as its runtime. Costs and admissions are kept by it, so that what was
+    measured with one engine is never used for the other: it is told in full also before ONNX Runtime is probed."""
+    if engine != OPENVINO:
+        return onnx_runtime_version
+    import importlib.metadata  # brings a mail parser with it, which children need not load
+
+    return f"OpenVINO {importlib.metadata.version('openvino')}, ONNX Runtime {onnx_runtime_version or 'not probed'}"
 
 
 def make_engine(name: str = DEFAULT_ENGINE) -> Engine:

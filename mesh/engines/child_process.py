@@ -188,6 +188,7 @@ class ChildSession:
     def __init__(
         self, process: subprocess.Popen[bytes], channel: Channel, control: socket.socket, specs: dict[str, Any]
     ) -> None:
+        self.fallback = ""
         self._held = Held(process, channel, control)
         weakref.finalize(self, self._held.free)
         self._inputs = tuple(map(spec_from_json, specs["inputs"]))

@@ -32,6 +32,9 @@ class LoadOptions:
 class Session(Protocol):
     """A loaded model. `inputs` and `outputs` are the model's, in its order."""
 
+    fallback: str
+    """Why another engine than the one that was asked for computes it; empty where none does."""
+
     @property
     def inputs(self) -> tuple[TensorSpec, ...]: ...
 

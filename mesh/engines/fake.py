@@ -115,6 +115,7 @@ class FakeSession:
     """Implements `mesh.engines.contract.Session`. `started` and `runs` let a test follow it without sleeping."""
 
     def __init__(self, model: FakeModel, options: LoadOptions) -> None:
+        self.fallback = ""
         self.model = model
         self.options = options
         self.runs = 0

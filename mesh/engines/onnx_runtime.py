@@ -122,6 +122,7 @@ class OnnxRuntimeSession:
     """
 
     def __init__(self, runtime: Any, session: Any) -> None:
+        self.fallback = ""
         self._runtime = runtime
         self._session = session
         self._inputs = tuple(_to_spec(node, "input") for node in session.get_inputs())

@@ -78,6 +78,7 @@ QUARANTINE: dict[str, dict[str, str]] = {
         "mesh.optimize": ANYWHERE,
         "mesh.hardware": LAZILY,  # in a child process: on some boards the import alone kills the process
     },
+    "openvino": {"mesh.engines.openvino": LAZILY},  # importing it takes a second, and it may not be installed
     "paho": {"mesh.gateways.mqtt_connection": ANYWHERE},  # properties of MQTT 5, which aiomqtt takes as they are
     "PIL": {"mesh.client": LAZILY, "mesh.optimize.plot": LAZILY},
     "platformdirs": {"mesh.storage": LAZILY, "nodes": LAZILY},

@@ -17,7 +17,9 @@ from mesh.engines import ENGINES, make_engine
 from mesh.engines.child_process import ChildEngine
 from mesh.engines.contract import Engine, LoadOptions, Session
 from mesh.engines.fake import FakeModel, Operation
+from mesh.engines.fallback import FallbackEngine
 from mesh.errors import LoadFailed, RunFailed, TensorMismatch, UsageError
+from tests.engines.installed import require_openvino
 
 OPTIONS = LoadOptions()
 X = TensorSpec("x", DType.FLOAT32, ("n", 2))
@@ -88,17 +90,22 @@ def _serialise(
 
 
 Models = FakeModels | OnnxModels
-MODELS: dict[str, Callable[[], Models]] = {"fake": FakeModels, "onnxruntime": OnnxModels}
+MODELS: dict[str, Callable[[], Models]] = {"fake": FakeModels, "onnxruntime": OnnxModels, "openvino": OnnxModels}
 
 
 @pytest.fixture(params=sorted(ENGINES))
 def engine_name(request: pytest.FixtureRequest) -> Any:
+    if request.param == "openvino":
+        require_openvino()
     return request.param
 
 
 @pytest.fixture(params=["in-process", "child"])
 def engine(request: pytest.FixtureRequest, engine_name: str) -> Engine:
-    return ChildEngine(engine_name) if request.param == "child" else make_engine(engine_name)
+    def make(name: str) -> Engine:
+        return ChildEngine(name) if request.param == "child" else make_engine(name)
+
+    return FallbackEngine(make(engine_name), make("onnxruntime")) if engine_name == "openvino" else make(engine_name)
 
 
 @pytest.fixture
@@ -125,7 +132,7 @@ def test_engine_says_its_name(engine: Engine, engine_name: str) -> None:
 
 
 def test_unknown_engine_is_refused() -> None:
-    with pytest.raises(UsageError, match="onnxruntime, fake"):
+    with pytest.raises(UsageError, match="onnxruntime, openvino, fake"):
         make_engine("abacus")
 
 
