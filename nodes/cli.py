@@ -118,6 +118,15 @@ def node(
     runs: Annotated[
         int, typer.Option("--runs", min=1, max=64, help="Runs at once of one model, each with that many threads.")
     ] = 1,
+    engine: Annotated[
+        str,
+        typer.Option(
+            "--engine",
+            metavar="NAME",
+            help="onnxruntime; openvino, which needs the extra of that name and leaves what it cannot compile to ONNX "
+            "Runtime; or auto: openvino where it is installed.",
+        ),
+    ] = "onnxruntime",
     engine_mode: Annotated[
         str | None,
         typer.Option(
@@ -151,7 +160,7 @@ def node(
     """Run the node daemon of this device in the foreground, until Ctrl-C or SIGTERM."""
     read_in_larger_pieces()
 
-    from mesh.runtime.engine_mode import parse_engine_mode
+    from mesh.runtime.engine_mode import choose_engine, parse_engine_mode
     from mesh.runtime.node import NodeSettings
     from nodes.daemon import NODE_PORT, GatewayBeside, check_listen, discovery_for, read_watts, run_node
 
@@ -163,6 +172,7 @@ def node(
         name,
         content_capacity_bytes=content_mib << 20,
         seeds=tuple(peer or ()),
+        engine=choose_engine(engine),
         threads=threads,
         runs=runs,
         engine_mode=None if engine_mode is None else parse_engine_mode(engine_mode),

@@ -110,6 +110,11 @@ class DeploymentDriver:
         """Note something for people who ask for this deployment's status."""
         self._happenings.setdefault(name, deque(maxlen=MAX_HAPPENINGS)).append(Happening(time.time(), text))
 
+    def _tell_once(self, name: str, text: str) -> None:
+        """For what holds for a segment, however many generations keep it."""
+        if all(happening.text != text for happening in self._happenings.get(name, ())):
+            self.tell(name, text)
+
     # Asking ---------------------------------------------------------------------------------------
 
     async def prepare(self, deployment: Deployment) -> float:
@@ -293,6 +298,8 @@ class DeploymentDriver:
                 path: Path = await asyncio.to_thread(self._content.path, sha256)
                 engine = await self._pool.acquire(path, sha256, self._options, key.name)
                 loaded[index] = await self._make_stage(deployment, index, engine)
+                if engine.fallback:
+                    self._tell_once(key.name, f"segment {sha256[:8]}: {engine.fallback}")
         except BaseException as error:  # also when the daemon goes down meanwhile: each holds an engine
             await _close_all(loaded)
             if not isinstance(error, MeshError):

@@ -1,12 +1,13 @@
-"""Where a node runs its engines: in child processes or in its own, and how much memory a child may take."""
+"""Which engine a node runs, and where: in child processes or in its own, and how much memory a child may take."""
 
 from __future__ import annotations
 
 import enum
 
-from mesh.engines import check_engine
+from mesh.engines import DEFAULT_ENGINE, OPENVINO, check_engine, has_openvino, make_engine
 from mesh.engines.child_process import ChildEngine
 from mesh.engines.contract import Engine
+from mesh.engines.fallback import FallbackEngine
 from mesh.errors import UsageError
 
 MIN_PROCESS_MEMORY_BYTES = 384 << 20
@@ -42,7 +43,33 @@ def choose_engine_mode(asked: EngineMode | None, memory_available_bytes: int) ->
     return EngineMode.PROCESS if memory_available_bytes >= MIN_PROCESS_MEMORY_BYTES else EngineMode.THREAD
 
 
-def make_child_engine(name: str, memory_available_bytes: int) -> Engine:
-    """Raises `UsageError` and `MissingExtra` as `make_engine` does, without importing what only children need."""
+AUTO = "auto"
+NODE_ENGINES = (DEFAULT_ENGINE, OPENVINO, AUTO)
+
+
+def choose_engine(asked: str) -> str:
+    """The engine that `mesh node --engine` names; `auto` is OpenVINO where that is installed.
+
+    Raises `UsageError` for an unknown name, `MissingExtra` that names the extra where it is not installed.
+    """
+    if asked not in NODE_ENGINES:
+        raise UsageError(f"unknown engine {asked[:40]!r}", hint=f"one of {', '.join(NODE_ENGINES)}")
+    chosen = asked
+    if asked == AUTO:
+        chosen = OPENVINO if has_openvino() else DEFAULT_ENGINE
+    check_engine(chosen)
+    return chosen
+
+
+def make_node_engine(name: str, mode: EngineMode, memory_available_bytes: int) -> Engine:
+    """The engine called `name`, with ONNX Runtime behind one that does not take every model.
+
+    Raises `UsageError` and `MissingExtra` as `make_engine` does, for children without importing what only they need.
+    """
     check_engine(name)
-    return ChildEngine(name, max(MIN_CHILD_BYTES, int(memory_available_bytes * MEMORY_SHARE)))
+    limit_bytes = max(MIN_CHILD_BYTES, int(memory_available_bytes * MEMORY_SHARE))
+
+    def make(each: str) -> Engine:
+        return ChildEngine(each, limit_bytes) if mode is EngineMode.PROCESS else make_engine(each)
+
+    return FallbackEngine(make(name), make(DEFAULT_ENGINE)) if name == OPENVINO else make(name)

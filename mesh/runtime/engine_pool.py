@@ -64,6 +64,7 @@ class SharedEngine:
         self.health = EngineHealth()
         self.inputs: tuple[TensorSpec, ...] = ()
         self.outputs: tuple[TensorSpec, ...] = ()
+        self.fallback = ""
         self.loaded: asyncio.Future[None] = pool.loop.create_future()
         self.loaded.add_done_callback(lambda done: done.cancelled() or done.exception())  # those who wait may be gone
         self._loading = options.runs
@@ -78,7 +79,7 @@ class SharedEngine:
 
     def lane_loaded(self, lane: Lane, session: Session) -> None:
         with self.pool.lock:
-            self.inputs, self.outputs = session.inputs, session.outputs
+            self.inputs, self.outputs, self.fallback = session.inputs, session.outputs, session.fallback
             self.idle.append(lane)
             self._loading -= 1
             if self._loading == 0:
@@ -197,6 +198,11 @@ class EngineLease:
     @property
     def outputs(self) -> tuple[TensorSpec, ...]:
         return self.engine.outputs
+
+    @property
+    def fallback(self) -> str:
+        """Why another engine than the node's computes it; empty where none does."""
+        return self.engine.fallback
 
     @property
     def depth(self) -> int:

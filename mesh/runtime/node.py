@@ -22,14 +22,14 @@ from mesh.control.timing import DRAIN_TIMEOUT_S
 from mesh.core.fleet import Capabilities, NodeState, Watts
 from mesh.core.plan import Deployment
 from mesh.discovery.contract import Advertisement, Discovery
-from mesh.engines import make_engine
+from mesh.engines import DEFAULT_ENGINE, describe_runtime
 from mesh.engines.contract import Engine, LoadOptions
 from mesh.errors import MeshError, ProtocolViolation, UsageError
 from mesh.hardware.probe import ProbeResult, StaticFacts, run_probe, static_facts
 from mesh.runtime.content_fetch import fetch_content
 from mesh.runtime.deployment_driver import DeploymentDriver
 from mesh.runtime.edge_sender import Link
-from mesh.runtime.engine_mode import EngineMode, choose_engine_mode, make_child_engine
+from mesh.runtime.engine_mode import EngineMode, choose_engine_mode, make_node_engine
 from mesh.runtime.engine_pool import EnginePool
 from mesh.runtime.hanging import hang_when_asked
 from mesh.runtime.node_clients import NodeClients
@@ -63,7 +63,7 @@ class NodeSettings:
     """"host:port"; port 0 lets the system choose."""
     name: str | None = None
     content_capacity_bytes: int = 2 << 30
-    engine: str = "onnxruntime"
+    engine: str = DEFAULT_ENGINE
     seeds: tuple[str, ...] = ()
     """Nodes to introduce ourselves to, "host:port", where multicast does not reach."""
     threads: int = 0
@@ -145,10 +145,7 @@ class Node:
     def _make_engines(self) -> tuple[Engine, LoadOptions, EnginePool]:
         facts = static_facts(self._settings.data_dir)
         mode = choose_engine_mode(self._settings.engine_mode, facts.memory_available_bytes)
-        if mode is EngineMode.PROCESS:
-            engine = make_child_engine(self._settings.engine, facts.memory_available_bytes)
-        else:
-            engine = make_engine(self._settings.engine)
+        engine = make_node_engine(self._settings.engine, mode, facts.memory_available_bytes)
         cores = max(1, int(facts.cores))
         options = LoadOptions(threads=self._settings.threads or cores, runs=self._settings.runs)
         self._mode = f"{options.threads}x{options.runs}"
@@ -174,7 +171,7 @@ class Node:
             memory_available_bytes=facts.memory_available_bytes,
             disk_available_bytes=self._content.available_bytes(),
             providers=self._probe.providers,
-            runtime_version=self._probe.runtime_version,
+            runtime_version=describe_runtime(self._settings.engine, self._probe.runtime_version),
             gflops=self._probe.gflops,
             memory_gb_per_s=self._probe.memory_gb_per_s,
             state=self._state,

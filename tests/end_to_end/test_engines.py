@@ -54,3 +54,8 @@ def test_a_killed_engine_costs_no_frame_and_none_outlives_its_daemon(fleet: Loca
 def test_an_unknown_place_for_engines_is_refused(tmp_path: Path) -> None:
     end = run("node", "--data-dir", str(tmp_path), "--no-mdns", "--engine-mode", "fibre", "--json")
     end.fails("usage", 2, "fibre", "process, thread")
+
+
+def test_an_unknown_engine_is_refused(tmp_path: Path) -> None:
+    end = run("node", "--data-dir", str(tmp_path), "--no-mdns", "--engine", "abacus", "--json")
+    end.fails("usage", 2, "abacus", "onnxruntime, openvino, auto")

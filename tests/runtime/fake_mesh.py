@@ -82,7 +82,7 @@ class FakeMesh:
             drivers.append(DeploymentDriver(*arguments))
             return drivers[-1]
 
-        self.patch.setattr(node_module, "make_engine", lambda name: other or engine)
+        self.patch.setattr(node_module, "make_node_engine", lambda name, mode, available: other or engine)
         self.patch.setattr(node_module, "DeploymentDriver", make_driver)
         stop, ready = asyncio.Event(), asyncio.get_running_loop().create_future()
         node = Node(
