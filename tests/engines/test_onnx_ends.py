@@ -71,6 +71,14 @@ def test_damaged_models_fail_by_name_or_are_read(at: int, byte: int) -> None:
         assert outputs and all(isinstance(spec, TensorSpec) for spec in (*inputs, *outputs))
 
 
+def test_a_cut_model_is_refused() -> None:
+    for at in range(1, len(MODEL) // 2):
+        with pytest.raises(LoadFailed, match=r"cut off|no outputs"):
+            read_ends(MODEL[:at])
+    with pytest.raises(LoadFailed, match="cut off"):
+        read_ends(MODEL[: len(MODEL) // 2])
+
+
 @pytest.mark.parametrize("junk", [b"", b"junk", b"\xff" * 99, b"{}", bytes(64), b"\x3a\x7f"])
 def test_junk_is_refused(junk: bytes) -> None:
     with pytest.raises(LoadFailed, match="no ONNX model"):

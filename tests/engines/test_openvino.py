@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,10 @@ from mesh.core.tensor import DType, Tensor
 from mesh.engines import make_engine
 from mesh.engines.child_process import ChildEngine
 from mesh.engines.contract import LoadOptions
-from mesh.engines.openvino import OpenVinoEngine, OpenVinoSession
+from mesh.engines.openvino import OpenVinoEngine, OpenVinoSession, _settings
 from mesh.errors import LoadFailed, MissingExtra, RunFailed
 from tests.engines.installed import require_openvino
+from tests.engines.test_conformance import run_and_terminate
 
 ENGINE = OpenVinoEngine()
 SEED = 11
@@ -89,7 +91,11 @@ def test_answers_are_those_of_onnx_runtime() -> None:
         np.testing.assert_allclose(to_array(answer), to_array(wanted), rtol=1e-4, atol=1e-5)
 
 
-def test_computes_in_float32_with_one_stream_and_binds_nothing_to_cores() -> None:
+def test_asks_for_float32_for_one_stream_and_for_no_binding_to_cores() -> None:
+    asked = _settings(LoadOptions(threads=2))  # a processor without bfloat16 computes in float32 whatever is asked
+    assert asked["INFERENCE_PRECISION_HINT"] == "f32"
+    assert (asked["EXECUTION_MODE_HINT"], asked["DYNAMIC_QUANTIZATION_GROUP_SIZE"]) == ("ACCURACY", 0)
+    assert asked["NUM_STREAMS"] == 1
     compiled = load(convolutions(), threads=2)._compiled
     assert compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name() == "f32"
     assert compiled.get_property("DYNAMIC_QUANTIZATION_GROUP_SIZE") == 0
@@ -155,6 +161,18 @@ def test_a_run_that_cannot_be_computed_fails_and_the_next_one_runs() -> None:
     with pytest.raises(RunFailed, match="OpenVINO"):
         session.run([ones[0], ones[2]])
     assert to_array(session.run([ones[0], ones[1]])[0]).tolist() == [[3, 3]]
+
+
+def test_terminate_ends_a_run_between_operators() -> None:
+    """The run would take seconds: 400 products of 2 GFLOP."""
+    weight = onnx.numpy_helper.from_array(np.eye(1024, dtype=np.float32), "w")
+    names = ["x", *(f"t{index}" for index in range(1, 400)), "y"]
+    nodes = [helper.make_node("MatMul", [before, "w"], [after]) for before, after in pairwise(names)]
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, (1024, 1024)) for name in ("x", "y")]
+    session = load(serialise(nodes, ends[:1], ends[1:], [weight]))
+    feeds = [from_array(np.ones((1024, 1024), np.float32))]
+    (error,) = run_and_terminate(session, feeds)
+    assert type(error) is RunFailed
 
 
 def test_a_child_computes_under_a_limit_of_memory() -> None:
