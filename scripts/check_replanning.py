@@ -33,7 +33,8 @@ from mesh.core.ids import NodeId
 from mesh.lab import state
 from mesh.lab.faults import Fault
 from mesh.lab.operating import inflict
-from mesh.storage.cost_store import FILE_NAME, CostStore, ModelCost
+from mesh.storage.cost_figures import ModelCost
+from mesh.storage.cost_store import FILE_NAME, CostStore
 
 LAB = "replanning"
 NAME = "model"
@@ -235,7 +236,7 @@ def praise_odd_one(store: CostStore) -> str:
     sha256, where = by_cores[min(by_cores)]
     cost = store.model(sha256, where)
     assert cost is not None
-    told = ModelCost(tuple(s / PRAISE for s in cost.group_seconds), time.time(), True, cost.gflops, cost.peak_bytes)
+    told = ModelCost(tuple(s / PRAISE for s in cost.group_seconds), time.time(), True, cost.gflops)
     store.put_model(sha256, where, told)
     return f"odd: {cost.seconds * 1e3:.0f} ms were measured, {told.seconds * 1e3:.0f} ms are written"
 

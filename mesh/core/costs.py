@@ -22,6 +22,7 @@ from itertools import accumulate
 from mesh.core.fleet import Capabilities, Handling, Link
 from mesh.core.graph import Graph
 from mesh.core.ids import NodeId
+from mesh.core.memory import ESTIMATED, MemoryModel
 from mesh.errors import UsageError
 
 ASSUMED_EFFICIENCY = 0.5
@@ -75,6 +76,8 @@ class DeviceCosts:
     """Of one call, however little it computes; in no prefix."""
     cut_seconds: float = 0.0
     """What each end of a segment that is not an end of the model adds to its time."""
+    memory: MemoryModel = ESTIMATED
+    """What of `memory_bytes` a segment takes here."""
 
     def seconds(self, start: int, end: int) -> float:
         """Of groups `[start, end)` as a segment of its own."""

@@ -146,11 +146,13 @@ class StageBreakdown:
     bytes_in: int
     bytes_out: int
     memory_bytes: int
-    """That it needs on each of its devices."""
+    """That it needs on the device that has the least room to spare."""
     memory_available_bytes: int
-    """That the least of its devices has."""
+    """That this device has."""
     link: LinkBreakdown | None
     """To the next stage; None for the last."""
+    memory_measured: bool = False
+    """Whether what loading and running it takes was measured on such devices; estimated otherwise."""
 
 
 @dataclass(frozen=True, slots=True)

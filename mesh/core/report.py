@@ -27,6 +27,8 @@ class StageReport:
     """From computed to handed over to what comes next, weighted likewise: long where that or the way there is slow."""
     sent_bytes: Mapping[str, int] = field(default_factory=dict)
     """Payload of frames that left, by the device that they went to; "" are clients, which take answers."""
+    peak_bytes: int = 0
+    """Resident growth of its engine by loading and its first runs, all copies together; 0 where it is not known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,4 +98,6 @@ class ModelProfile:
     part_ratios: tuple[float, ...] = ()
     """Time of each part over that of the whole, run in turns."""
     peak_bytes: int = 0
-    """Resident growth by loading and running the whole."""
+    """Resident growth by loading and running the whole; 0 where it is not known."""
+    part_peak_bytes: tuple[int, ...] = ()
+    """Likewise of each part; empty where it is not known."""

@@ -92,3 +92,11 @@ def make_engine(name: str = DEFAULT_ENGINE) -> Engine:
     if name not in ENGINES:
         raise UsageError(f"unknown engine {name!r}", hint=f"one of {', '.join(ENGINES)}")
     return ENGINES[name]()
+
+
+def import_runtime(name: str) -> None:
+    """What the engine would import as it loads its first model. Raises `LoadFailed`, `MissingExtra`."""
+    if name == "onnxruntime":
+        from mesh.engines.onnx_runtime import import_runtime as import_onnx_runtime
+
+        import_onnx_runtime()

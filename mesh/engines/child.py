@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from mesh.core.tensor import Tensor
-from mesh.engines import make_engine
+from mesh.engines import import_runtime, make_engine
 from mesh.engines.child_channel import (
     RUN_NUMBER,
     Channel,
@@ -34,6 +34,7 @@ from mesh.engines.child_channel import (
     spec_to_json,
 )
 from mesh.engines.contract import Engine, LoadOptions, Session
+from mesh.engines.resident import ResidentGrowth
 from mesh.errors import LoadFailed, MeshError, RunFailed
 
 MAX_IDLE_REGIONS = 4
@@ -41,6 +42,9 @@ MAX_IDLE_REGIONS = 4
 
 OOM_SCORE = 800
 """Of 1000: where the device runs out of memory, the kernel takes an engine before the daemon and most else."""
+
+MEASURED_RUNS = 3
+"""So many runs tell what memory running takes: the first allocates, the next ones reuse."""
 
 _PR_SET_PDEATHSIG = 1
 
@@ -53,10 +57,11 @@ def main(arguments: Sequence[str]) -> int:
     channel = Channel(socket.socket(fileno=data))
     try:
         message = channel.receive()
-        session = _answer_opening(channel, json.loads(message.body), message.descriptor)
-        if session is None:
+        opened = _answer_opening(channel, json.loads(message.body), message.descriptor)
+        if opened is None:
             return 1
-        Worker(session, channel, socket.socket(fileno=control)).serve()
+        session, growth = opened
+        Worker(session, channel, socket.socket(fileno=control), growth).serve()
     except (EOFError, OSError):
         return 0  # the parent has gone, or has closed the session
     return 0
@@ -84,10 +89,16 @@ def _limit_memory(limit_bytes: int) -> None:
         resource.setrlimit(resource.RLIMIT_DATA, (limit_bytes, limit_bytes))
 
 
-def _answer_opening(channel: Channel, opening: dict[str, Any], descriptor: int | None) -> Session | None:
+def _answer_opening(
+    channel: Channel, opening: dict[str, Any], descriptor: int | None
+) -> tuple[Session, ResidentGrowth] | None:
     try:
         _limit_memory(opening["memory_limit"])
-        session = _load(make_engine(opening["engine"]), opening, descriptor)
+        engine = make_engine(opening["engine"])
+        import_runtime(opening["engine"])  # every engine has that; the growth is the model's own
+        growth = ResidentGrowth()
+        session = _load(engine, opening, descriptor)
+        growth.look()
     except MeshError as error:
         channel.send(_describe(error))
         return None
@@ -98,7 +109,7 @@ def _answer_opening(channel: Channel, opening: dict[str, Any], descriptor: int |
     channel.send(
         Message(body=encode_json({role: [spec_to_json(spec) for spec in each] for role, each in specs.items()}))
     )
-    return session
+    return session, growth
 
 
 def _load(engine: Engine, opening: dict[str, Any], descriptor: int | None) -> Session:
@@ -127,10 +138,15 @@ _NOTHING = memoryview(b"")
 class Worker:
     """Owns the session and the regions with answers."""
 
-    def __init__(self, session: Session, channel: Channel, control: socket.socket) -> None:
+    def __init__(self, session: Session, channel: Channel, control: socket.socket, growth: ResidentGrowth) -> None:
         self._session = session
         self._channel = channel
         self._control = control
+        self._growth = growth
+        self._runs = 0
+        """That succeeded; counted no further than to `MEASURED_RUNS`."""
+        self._peak_bytes = 0
+        """What loading and these runs took; 0 before them."""
         self._lock = threading.Lock()
         self._current = 0
         """Number of the run that is under way, or 0."""
@@ -161,20 +177,26 @@ class Worker:
         try:
             outputs = self._session.run(self._layouts.decode(layout, view))
         except Exception as failure:  # an engine's bug must cost one answer, not the process
-            return _describe(_name_failure(failure), number, time.perf_counter_ns() - began, 0, 0)
+            return _describe(_name_failure(failure), number, time.perf_counter_ns() - began, 0, 0, 0)
         finally:
             with self._lock:
                 self._current = 0
-        return self._hand_over(outputs, number, time.perf_counter_ns() - began)
+        nanoseconds = time.perf_counter_ns() - began
+        if self._runs < MEASURED_RUNS:
+            self._runs += 1
+            taken = self._growth.look()
+            self._peak_bytes = taken if self._runs == MEASURED_RUNS else 0
+        return self._hand_over(outputs, number, nanoseconds)
 
     def _hand_over(self, outputs: list[Tensor], number: int, nanoseconds: int) -> Message:
         layout, size = self._layouts.encode(outputs)
         if not size:
-            return Message((number, nanoseconds, 0, 0), layout)
+            return Message((number, nanoseconds, 0, 0, self._peak_bytes), layout)
         region, is_new, dropped = self._take_region(size)
         region.write(outputs)
         descriptor = region.descriptor if is_new else None
-        return Message((number, nanoseconds, region.number, region.size_bytes, *dropped), layout, descriptor=descriptor)
+        numbers = (number, nanoseconds, region.number, region.size_bytes, self._peak_bytes, *dropped)
+        return Message(numbers, layout, descriptor=descriptor)
 
     def _take_region(self, size: int) -> tuple[Region, bool, list[int]]:
         """A region for `size` bytes, whether the parent has yet to see it, and those that are no more."""

@@ -46,7 +46,7 @@ _DESCRIPTOR_SPACE = socket.CMSG_SPACE(array.array("i").itemsize)
 @dataclass(slots=True)
 class Message:
     """A question: run, feed region, its size, regions that are free. An answer: run, nanoseconds, region, its size,
-    regions that are no more. Opening and specs have no numbers."""
+    peak memory, regions that are no more. Opening and specs have no numbers."""
 
     numbers: tuple[int, ...] = ()
     body: bytes = b""

@@ -203,6 +203,7 @@ class ChildSession:
         """Runs that are not answered, and the region that each is fed from."""
         self._free_feeds = list(range(RUNS_AHEAD))
         self._is_ended = False
+        self.peak_bytes = 0
         self.input_copies = 0
         """Tensors copied to the child."""
         self.output_copies = 0
@@ -298,7 +299,8 @@ class ChildSession:
         return taken
 
     def _read_answer(self, answer: Message) -> RunResult:
-        number, nanoseconds, region, size, *dropped = answer.numbers
+        number, nanoseconds, region, size, peak_bytes, *dropped = answer.numbers
+        self.peak_bytes = max(self.peak_bytes, peak_bytes)
         asked, slot = self._under_way.popleft()
         assert asked == number, "the child answers in the order in which it is asked"  # noqa: S101
         self._free_feeds.append(slot)

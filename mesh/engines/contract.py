@@ -75,6 +75,10 @@ class RemoteSession(Session, Protocol):
     Results come in the order in which runs were begun. `terminate` means the oldest run that is under way.
     """
 
+    peak_bytes: int
+    """Resident growth of the process by loading the model and its first runs; 0 before these, or where it cannot be
+    known."""
+
     @property
     def descriptor(self) -> int:
         """Readable when there may be something to collect."""

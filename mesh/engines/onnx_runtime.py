@@ -64,7 +64,7 @@ class OnnxRuntimeEngine:
 
         With a `profile_prefix`, every run is written down to a file whose path begins so; see `end_profiling`.
         """
-        runtime = _import_runtime()
+        runtime = import_runtime()
         available = runtime.get_available_providers()
         missing = [provider for provider in options.providers if provider not in available]
         if missing or not options.providers:
@@ -89,7 +89,7 @@ class OnnxRuntimeEngine:
         return OnnxRuntimeSession(runtime, session)
 
 
-def _import_runtime() -> Any:
+def import_runtime() -> Any:
     try:
         import onnxruntime
     except ModuleNotFoundError as error:

@@ -2,7 +2,8 @@
 
 Started by `mesh.engines.profile_process` and apart from the daemon, because a model under ONNX Runtime's profiler
 takes memory and may crash. It reads one JSON object from standard input (`whole`, `parts`: files; `threads`,
-`providers`, `budget_seconds`, `parent`) and prints one JSON object: `kernels`, `part_ratios`, `peak_bytes`, or `error`.
+`providers`, `budget_seconds`, `parent`) and prints one JSON object: `kernels`, `part_ratios`, `peak_bytes` (of the
+whole and of each part), or `error`.
 
 A part and the whole are run in turns, and only the ratio of two neighbouring runs counts: a machine whose pace drifts
 is slower for both. With one thread their processor time is compared, so that neither a quota nor other work, which
@@ -14,7 +15,9 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import statistics
+import struct
 import sys
 import tempfile
 import time
@@ -23,9 +26,10 @@ from pathlib import Path
 from typing import Any
 
 from mesh.core.tensor import blank_tensor
-from mesh.engines.child import die_with_parent, expect_trouble
+from mesh.engines.child import MEASURED_RUNS, die_with_parent, expect_trouble
 from mesh.engines.contract import LoadOptions, Session
-from mesh.engines.onnx_runtime import OnnxRuntimeEngine
+from mesh.engines.onnx_runtime import OnnxRuntimeEngine, import_runtime
+from mesh.engines.resident import ResidentGrowth
 
 MIN_TURNS = 5
 MAX_TURNS = 200
@@ -36,6 +40,8 @@ MAX_PROFILED_RUNS = 30
 KERNEL_QUANTILE = 0.25
 """Of a kernel's runs: what disturbs a run only makes it longer. Under a quota the mean would tell where in the model
 the process happened to be stopped."""
+
+_PEAK = struct.Struct("<Q")
 
 KERNEL_SUFFIX = "_kernel_time"
 MAX_KERNELS = 100_000
@@ -58,15 +64,42 @@ def profile(asked: Mapping[str, Any]) -> dict[str, Any]:
     whole, parts = Path(asked["whole"]), [Path(part) for part in asked["parts"]]
     share_s = asked["budget_seconds"] / (len(parts) + 1)
     clock = time.process_time if options.threads == 1 else time.perf_counter
-    before = _resident_bytes("VmRSS")
+    import_runtime()  # before the memory is measured: every engine has that, and so have those who fork
+    peaks = [measure_peak(model, options) for model in (whole, *parts)]
     first = _Timed(OnnxRuntimeEngine().load(whole, options), clock)
-    peak = max(0, _resident_bytes("VmHWM") - before)
     ratios = [
         compare_times(_Timed(OnnxRuntimeEngine().load(part, options), clock).run, first.run, share_s) for part in parts
     ]
     del first  # its memory is needed for the next one
     kernels = _time_kernels(whole, options, share_s)
-    return {"kernels": kernels, "part_ratios": ratios, "peak_bytes": peak}
+    return {"kernels": kernels, "part_ratios": ratios, "peak_bytes": peaks}
+
+
+def measure_peak(model: Path, options: LoadOptions) -> int:
+    """Resident growth by loading `model` and a few runs, in a process of its own: what an earlier model left free
+    would hide what this one takes. 0 where that process fails or the system does not tell.
+
+    To be called before this process has a session: threads do not survive a fork.
+    """
+    receiving, sending = os.pipe()
+    parent, child = os.getpid(), os.fork()
+    if child == 0:
+        try:
+            die_with_parent(parent)
+            growth = ResidentGrowth()
+            session = OnnxRuntimeEngine().load(model, options)
+            growth.look()
+            feeds = [blank_tensor(spec) for spec in session.inputs]
+            for _ in range(MEASURED_RUNS):
+                session.run(feeds)
+            os.write(sending, _PEAK.pack(growth.look()))
+        finally:
+            os._exit(0)  # whatever happened: what comes after belongs to the parent
+    os.close(sending)
+    with os.fdopen(receiving, "rb") as pipe:
+        told = pipe.read()
+    os.waitpid(child, 0)
+    return _PEAK.unpack(told)[0] if len(told) == _PEAK.size else 0
 
 
 def compare_times(part: Callable[[], float], whole: Callable[[], float], budget_s: float) -> float:
@@ -120,15 +153,6 @@ def kernel_times(events: Sequence[Mapping[str, Any]]) -> list[tuple[str, float]]
 
 def _quantile(values: Sequence[float], share: float) -> float:
     return sorted(values)[math.floor(share * len(values))]
-
-
-def _resident_bytes(field: str) -> int:
-    """VmRSS (now) or VmHWM (at most, ever) of this process; 0 where the system does not tell."""
-    try:
-        lines = Path("/proc/self/status").read_text().splitlines()
-    except OSError:
-        return 0
-    return next((int(line.split()[1]) << 10 for line in lines if line.startswith(field + ":")), 0)
 
 
 if __name__ == "__main__":

@@ -20,6 +20,9 @@ from mesh.errors import EngineDied, LoadFailed, Timeout
 PROFILE_LIMIT_S = 45.0
 """Over the budget, for starting, loading the model several times and what is under way when the budget is spent."""
 
+MAX_PEAK_BYTES = 1 << 48
+"""More than any device has: a figure above it is a mistake."""
+
 STOP_POLL_S = 0.1
 PACKAGE_ROOT = str(Path(__file__).parents[2])
 
@@ -73,10 +76,11 @@ def parse_profile(output: bytes, parts: int) -> ModelProfile:
             raise LoadFailed(f"the model cannot be profiled: {told['error']}")
         kernels = tuple(KernelTime(str(name), _number(seconds)) for name, seconds in told["kernels"])
         ratios = tuple(_number(ratio) for ratio in told["part_ratios"])
-        profile = ModelProfile(kernels, ratios, int(told["peak_bytes"]))
+        peak, *part_peaks = map(_size, told["peak_bytes"])
+        profile = ModelProfile(kernels, ratios, peak, tuple(part_peaks))
     except (ValueError, TypeError, KeyError) as error:
         raise LoadFailed(f"the profile of the model makes no sense: {error}") from error
-    if len(ratios) != parts:
+    if len(ratios) != parts or len(part_peaks) != parts:
         raise LoadFailed(f"the profile tells of {len(ratios)} parts, {parts} were asked for")
     return profile
 
@@ -86,3 +90,10 @@ def _number(value: Any) -> float:
     if not math.isfinite(number) or number < 0:
         raise ValueError(f"{number} is no duration")
     return number
+
+
+def _size(value: Any) -> int:
+    size = int(value)
+    if not 0 <= size <= MAX_PEAK_BYTES:
+        raise ValueError(f"{size} bytes of memory")
+    return size

@@ -103,9 +103,10 @@ def why_nothing_fits(problem: Problem, cuts: Sequence[Cut]) -> Infeasible:
     graph, costs = problem.graph, problem.costs
     memories = {device: costs.device(device).memory_bytes for device in problem.usable_devices}
     largest = max(memories, key=lambda device: memories[device])
-    whole = segment_memory_bytes(graph, 0, len(graph.groups))
-    positions = [cut.position for cut in cuts]
-    need, start, end = max((segment_memory_bytes(graph, start, end), start, end) for start, end in pairwise(positions))
+    memory = costs.device(largest).memory
+    whole = segment_memory_bytes(graph, 0, len(graph.groups), memory)
+    ends = list(pairwise(cut.position for cut in cuts))
+    need, start, end = max((segment_memory_bytes(graph, start, end, memory), start, end) for start, end in ends)
     reasons = []
     if whole > memories[largest]:
         largest_text = f"the largest device {problem.name_of(largest)} has {_megabytes(memories[largest])}"

@@ -22,9 +22,10 @@ from numpy.typing import NDArray
 
 from mesh.core.graph import Cut, Graph
 from mesh.core.ids import NodeId
+from mesh.core.memory import MemoryModel
 from mesh.core.plan import FLOAT, RAW
 from mesh.planning.device_types import DeviceTypes
-from mesh.planning.memory import FRAMES_HELD, RUNTIME_BYTES, WEIGHT_COPIES, memory_from
+from mesh.planning.memory import memory_from, most_memory_bytes, of_variant
 from mesh.planning.predict import FRAMES_PER_LINK
 from mesh.planning.problem import Problem
 from mesh.planning.space import UNLIMITED, Variant, without_beaten
@@ -124,12 +125,13 @@ def _compute_seconds(problem: Problem, cuts: Sequence[Cut], types: DeviceTypes) 
     positions = np.array([cut.position for cut in cuts])
     forward = positions[:, None] < positions[None, :]
     graph, costs, space = problem.graph, problem.costs, problem.space
-    least = min(costs.device(members[0]).memory_bytes for members in types)
     best = np.full((len(types), len(cuts), len(cuts)), np.inf)
     chosen = np.zeros(best.shape, dtype=np.int8)
     options: list[Variant | None] = [None, *space.variants]
     for number, variant in enumerate(options):
-        needs = _memory_needs(space.graph_of(graph, variant.name if variant else FLOAT), cuts, least)
+        name = variant.name if variant else FLOAT
+        weighed = space.graph_of(graph, name)
+        needs: dict[MemoryModel, NDArray[np.int64]] = {}
         kept = np.array([variant is None or variant.cuts is None or int(p) in variant.cuts for p in positions])
         for index, (device, *_) in enumerate(types):
             known = costs.device(device)
@@ -137,8 +139,11 @@ def _compute_seconds(problem: Problem, cuts: Sequence[Cut], types: DeviceTypes) 
             if prefix is None:
                 continue
             allowed = forward & kept[:, None] & kept[None, :]
-            if needs is not None:
-                allowed &= needs <= known.memory_bytes
+            memory = of_variant(known.memory, name)
+            if most_memory_bytes(weighed, memory) > known.memory_bytes:
+                if memory not in needs:
+                    needs[memory] = _memory_needs(weighed, cuts, memory)
+                allowed &= needs[memory] <= known.memory_bytes
             before = np.array(prefix)[positions]
             cut = np.where((positions > 0) & (positions < positions[-1]), known.cut_seconds, 0.0)
             more = known.run_seconds + (cut[:, None] + cut[None, :])
@@ -185,17 +190,12 @@ def _price_links(problem: Problem, types: DeviceTypes, kinds: Sequence[Kind], wi
     return occupied, transfer
 
 
-def _memory_needs(graph: Graph, cuts: Sequence[Cut], least_bytes: int) -> NDArray[np.int64] | None:
-    """(C, C) bytes that a stage between two cuts needs; None where even the least device holds anything."""
-    widest_cut = max(cut.bytes for cut in graph.cuts)
-    widest_group = max(group.activation_bytes for group in graph.groups)
-    ceiling = RUNTIME_BYTES + WEIGHT_COPIES * graph.total_weight_bytes
-    if ceiling + widest_group + (1 + 2 * FRAMES_HELD) * widest_cut <= least_bytes:
-        return None
+def _memory_needs(graph: Graph, cuts: Sequence[Cut], memory: MemoryModel) -> NDArray[np.int64]:
+    """(C, C) bytes that a stage between two cuts needs."""
     positions = [cut.position for cut in cuts]
     needs = np.zeros((len(cuts), len(cuts)), dtype=np.int64)
     for index, start in enumerate(positions):
-        needs[index, index + 1 :] = memory_from(graph, start, positions[index + 1 :])
+        needs[index, index + 1 :] = memory_from(graph, start, positions[index + 1 :], memory)
     return needs
 
 

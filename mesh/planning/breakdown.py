@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from mesh.core.costs import Costs
 from mesh.core.graph import Graph
 from mesh.core.plan import RAW, Bottleneck, LinkBreakdown, Stage, StageBreakdown
-from mesh.planning.memory import segment_memory_bytes
+from mesh.planning.memory import of_variant, stage_memory_bytes
 from mesh.planning.predict import busy_seconds, link_seconds
 from mesh.planning.space import PLAIN, Space
 
@@ -35,6 +35,10 @@ def _stage(graph: Graph, stages: Sequence[Stage], index: int, costs: Costs, spac
     received = stages[index - 1].codec if index else RAW
     is_last = index + 1 == len(stages)
     sent = RAW if is_last else stage.codec
+    needs = {
+        device: stage_memory_bytes(graph, start, end, device, costs, space, stage.variant) for device in stage.devices
+    }
+    tightest = min(needs, key=lambda device: costs.device(device).memory_bytes - needs[device])
     return StageBreakdown(
         handling_seconds=max(
             space.handling_seconds(costs, device, received, entry, sent=False)
@@ -44,9 +48,12 @@ def _stage(graph: Graph, stages: Sequence[Stage], index: int, costs: Costs, spac
         period_seconds=busy_seconds(graph, stages, index, costs, space),
         bytes_in=space.wire_bytes(received, entry),
         bytes_out=space.wire_bytes(sent, leave),
-        memory_bytes=segment_memory_bytes(space.graph_of(graph, stage.variant), start, end),
-        memory_available_bytes=min(costs.device(device).memory_bytes for device in stage.devices),
+        memory_bytes=needs[tightest],
+        memory_available_bytes=costs.device(tightest).memory_bytes,
         link=None if is_last else _link(stage, stages[index + 1], space.wire_bytes(sent, leave), costs, space),
+        memory_measured=all(
+            of_variant(costs.device(device).memory, stage.variant).knows(start, end) for device in stage.devices
+        ),
     )
 
 

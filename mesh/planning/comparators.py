@@ -21,7 +21,7 @@ from mesh.core.plan import Plan, Stage
 from mesh.core.segments import segment_between
 from mesh.planning.answer import make_plan, obvious_reasons
 from mesh.planning.arcs import Kind
-from mesh.planning.memory import segment_memory_bytes
+from mesh.planning.memory import stage_memory_bytes
 from mesh.planning.predict import FRAMES_PER_LINK, make_stage, period_seconds
 from mesh.planning.problem import Infeasible, Problem, usable_cuts
 from mesh.planning.search import Question, search
@@ -140,8 +140,8 @@ def _wholes(problem: Problem) -> list[Copies]:
     found = []
     end = len(problem.graph.groups)
     segment = segment_between(problem.graph, 0, end)
-    need = segment_memory_bytes(problem.graph, 0, end)
     for device in problem.usable_devices:
+        need = stage_memory_bytes(problem.graph, 0, end, device, problem.costs)
         if need <= problem.costs.device(device).memory_bytes:
             found.append(_price(problem, make_stage(segment, (device,), problem.costs)))
     return sorted(found, key=lambda whole: whole.period)
@@ -172,7 +172,7 @@ def _plan_split(problem: Problem, bounds: Sequence[Cut], devices: Sequence[NodeI
     """Stages between `bounds` on `devices` in order, unless one does not fit."""
     stages = []
     for device, (start, end) in zip(devices, pairwise(cut.position for cut in bounds), strict=False):
-        need = segment_memory_bytes(problem.graph, start, end)
+        need = stage_memory_bytes(problem.graph, start, end, device, problem.costs)
         have = problem.costs.device(device).memory_bytes
         if need > have:
             name = problem.name_of(device)

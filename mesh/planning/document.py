@@ -320,6 +320,7 @@ def _explanation_to_json(explanation: Explanation) -> Document:
                 "bytes_out": stage.bytes_out,
                 "memory_bytes": stage.memory_bytes,
                 "memory_available_bytes": stage.memory_available_bytes,
+                "memory_measured": stage.memory_measured,
                 "link": _link_to_json(stage.link) if stage.link is not None else None,
             }
             for stage in explanation.stages

@@ -163,7 +163,9 @@ def describe_bottleneck(plan: Plan, bottleneck: Bottleneck, name_of: Callable[[N
 
 
 def _describe_part(part: StageBreakdown, codec: str) -> list[str]:
-    memory = f"memory {part.memory_bytes / 1e6:.0f} of {part.memory_available_bytes / 1e6:.0f} MB"
+    room = part.memory_available_bytes / 1e6
+    taken = "measured" if part.memory_measured else "estimated"
+    memory = f"memory {part.memory_bytes / 1e6:.0f} of {room:.0f} MB ({taken})"
     moved = f"{_size(part.bytes_in)} in, {_size(part.bytes_out)} out, {_ms(part.handling_seconds)} to handle them"
     lines = [f"       {moved}; {_ms(part.period_seconds)} per frame in all; {memory}"]
     if part.link is not None:

@@ -1,14 +1,22 @@
 """How much memory a stage needs on its device, and whether it has it.
 
-An estimate with named margins: too small a one ends in the kernel killing the process, too large a
-one turns boards away that would do. The same figures serve the planner and the validator.
+Need = the process itself + growth by the segment + frames. Growth was measured, or is estimated from shapes and
+weights, in the proportion in which measured segments of the same model differ from their estimates on such a device.
+Too small a need ends in the kernel killing the process, too large a one turns boards away that would do. The same
+figures serve the planner and the validator.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Sequence
 
+from mesh.core.costs import Costs
 from mesh.core.graph import Graph
+from mesh.core.ids import NodeId
+from mesh.core.memory import ESTIMATED, MeasuredGrowth, MemoryModel
+from mesh.core.plan import FLOAT
+from mesh.planning.space import PLAIN, Space
 
 WEIGHT_COPIES = 2
 """Memory of a loaded segment over its weights: ONNX Runtime keeps a matrix once as stored and once
@@ -22,13 +30,68 @@ FRAMES_HELD = 4
 """Frames that a stage holds at once: arriving, waiting, in work, leaving."""
 
 
-def segment_memory_bytes(graph: Graph, start: int, end: int) -> int:
+def segment_memory_bytes(graph: Graph, start: int, end: int, memory: MemoryModel = ESTIMATED) -> int:
     """Bytes that a stage with groups `[start, end)` needs, runtime and frames included."""
-    return memory_from(graph, start, (end,))[0]
+    return memory_from(graph, start, (end,), memory)[0]
 
 
-def memory_from(graph: Graph, start: int, ends: Sequence[int]) -> list[int]:
-    """Bytes of the stages `[start, end)` for ascending `ends`, in one walk over the groups.
+def stage_memory_bytes(
+    graph: Graph, start: int, end: int, device: NodeId, costs: Costs, space: Space = PLAIN, variant: str = FLOAT
+) -> int:
+    """The same for a stage of the model in a variant, on a device."""
+    return segment_memory_bytes(
+        space.graph_of(graph, variant), start, end, of_variant(costs.device(device).memory, variant)
+    )
+
+
+def of_variant(memory: MemoryModel, variant: str) -> MemoryModel:
+    """Only the model as it is has been measured."""
+    return memory if variant == FLOAT else memory.unmeasured()
+
+
+def memory_from(graph: Graph, start: int, ends: Sequence[int], memory: MemoryModel = ESTIMATED) -> list[int]:
+    """Bytes of the stages `[start, end)` for ascending `ends`, in one walk over the groups."""
+    entry = graph.cut_at[start].bytes
+    known = {each.end: each.peak_bytes for each in memory.known if each.start == start}
+    needs = []
+    for end, estimate in zip(ends, _estimate_growth(graph, start, ends), strict=True):
+        growth = known.get(end, math.ceil(memory.factor * estimate) + memory.constant_bytes)
+        needs.append(RUNTIME_BYTES + growth + FRAMES_HELD * (entry + graph.cut_at[end].bytes))
+    return needs
+
+
+def most_memory_bytes(graph: Graph, memory: MemoryModel) -> int:
+    """No stage needs more."""
+    widest_cut = max(cut.bytes for cut in graph.cuts)
+    widest_group = max(group.activation_bytes for group in graph.groups)
+    growth = memory.factor * (WEIGHT_COPIES * graph.total_weight_bytes + widest_cut + widest_group)
+    growth = max(math.ceil(growth) + memory.constant_bytes, *(each.peak_bytes for each in memory.known), 0)
+    return RUNTIME_BYTES + growth + 2 * FRAMES_HELD * widest_cut
+
+
+def fit_memory(graph: Graph, measured: Iterable[MeasuredGrowth]) -> MemoryModel:
+    """What `measured` segments of `graph` tell of the others; of one that was measured twice the later counts.
+
+    The factor is that of the largest, whose constant parts matter least; the constant is as large as any measured
+    segment needs beyond that, so that none is expected to take less than it took. Entries that are no segment of
+    `graph` are passed over.
+    """
+    known = {
+        (each.start, each.end): each.peak_bytes
+        for each in measured
+        if each.start < each.end and each.start in graph.cut_at and each.end in graph.cut_at and each.peak_bytes > 0
+    }
+    if not known:
+        return ESTIMATED
+    estimates = {ends: _estimate_growth(graph, ends[0], ends[1:])[0] for ends in known}
+    largest = max(known, key=lambda ends: (estimates[ends], known[ends]))
+    factor = known[largest] / estimates[largest] if estimates[largest] else 1.0
+    constant = max(0, *(known[ends] - math.floor(factor * estimates[ends]) for ends in known))
+    return MemoryModel(factor, constant, tuple(sorted(MeasuredGrowth(*ends, peak) for ends, peak in known.items())))
+
+
+def _estimate_growth(graph: Graph, start: int, ends: Sequence[int]) -> list[int]:
+    """From shapes and weights, for ascending `ends`.
 
     Live activations are bounded by the widest legal cut inside plus the most that one group makes;
     a weight that several groups read counts once.
@@ -36,8 +99,7 @@ def memory_from(graph: Graph, start: int, ends: Sequence[int]) -> list[int]:
     seen: set[str] = set()
     weights = widest_cut = widest_group = 0
     position = start
-    entry = graph.cut_at[start].bytes
-    needs = []
+    growth = []
     for end in ends:
         for group in graph.groups[position:end]:
             for name in group.weights:
@@ -48,7 +110,5 @@ def memory_from(graph: Graph, start: int, ends: Sequence[int]) -> list[int]:
             cut = graph.cut_at.get(group.index)
             widest_cut = max(widest_cut, cut.bytes if cut else 0)
         position = end
-        leave = graph.cut_at[end].bytes
-        activations = max(widest_cut, leave) + widest_group
-        needs.append(RUNTIME_BYTES + WEIGHT_COPIES * weights + activations + FRAMES_HELD * (entry + leave))
-    return needs
+        growth.append(WEIGHT_COPIES * weights + max(widest_cut, graph.cut_at[end].bytes) + widest_group)
+    return growth

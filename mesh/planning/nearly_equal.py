@@ -57,7 +57,7 @@ def _group_seconds(costs: DeviceCosts) -> tuple[float, ...]:
 
 def _near(problem: Problem, seconds: dict[NodeId, tuple[float, ...]], one: NodeId, other: NodeId) -> bool:
     costs, space = problem.costs, problem.space
-    if other in (problem.head, problem.tail):
+    if other in (problem.head, problem.tail) or costs.device(one).memory != costs.device(other).memory:
         return False
     if space.nic(one) != space.nic(other) or space.watts.get(one) != space.watts.get(other):
         return False

@@ -14,7 +14,7 @@ from mesh.core.ids import NodeId
 from mesh.core.plan import Alternative, Objective, Prediction, Stage
 from mesh.planning.breakdown import break_down, find_bottleneck
 from mesh.planning.comparators import best_copies
-from mesh.planning.memory import segment_memory_bytes
+from mesh.planning.memory import stage_memory_bytes
 from mesh.planning.predict import predict
 from mesh.planning.problem import Problem
 from mesh.planning.search import Way
@@ -157,8 +157,7 @@ def _describe(
 
 def _why_not_alone(problem: Problem, device: NodeId) -> str:
     """Why `device` cannot run everything by itself."""
-    graph = problem.graph
-    need = segment_memory_bytes(graph, 0, len(graph.groups))
+    need = stage_memory_bytes(problem.graph, 0, len(problem.graph.groups), device, problem.costs)
     have = problem.costs.device(device).memory_bytes
     if need > have:
         return f"memory: the whole model needs {need / 1e6:.0f} MB, it has {have / 1e6:.0f} MB"

@@ -12,8 +12,9 @@ from itertools import pairwise
 
 from mesh.core.graph import Graph
 from mesh.core.ids import NodeId
+from mesh.core.memory import ESTIMATED, MemoryModel
 from mesh.core.plan import FLOAT, RAW, Plan, Segment
-from mesh.planning.memory import segment_memory_bytes
+from mesh.planning.memory import of_variant, segment_memory_bytes
 from mesh.planning.problem import Problem
 from mesh.planning.space import PLAIN, Space
 
@@ -24,10 +25,12 @@ def problems(
     devices: Collection[NodeId] | None = None,
     memory_bytes: Mapping[NodeId, int] | None = None,
     space: Space = PLAIN,
+    memory: Mapping[NodeId, MemoryModel] | None = None,
 ) -> tuple[str, ...]:
     """What is wrong with `plan` for `graph`, in words; empty if nothing is.
 
-    `devices` are those that exist (None: not checked), `memory_bytes` what they have (None: not checked).
+    `devices` are those that exist (None: not checked), `memory_bytes` what they have (None: not checked),
+    `memory` what segments take there, as far as it was measured (None: estimated from shapes and weights everywhere).
     """
     if plan.model_sha256 != graph.model_sha256:
         return (f"model_sha256: the plan is for {plan.model_sha256[:12]}, the model is {graph.model_sha256[:12]}",)
@@ -36,7 +39,7 @@ def problems(
     return (
         *_cover(plan, graph),
         *_segments(plan, graph),
-        *_devices(plan, graph, devices, memory_bytes, space),
+        *_devices(plan, graph, devices, memory_bytes, space, memory or {}),
         *_figures(plan),
     )
 
@@ -147,6 +150,7 @@ def _devices(
     devices: Collection[NodeId] | None,
     memory_bytes: Mapping[NodeId, int] | None,
     space: Space,
+    memory: Mapping[NodeId, MemoryModel],
 ) -> Iterator[str]:
     seen: set[NodeId] = set()
     for index, stage in enumerate(plan.stages):
@@ -155,7 +159,6 @@ def _devices(
         segment = stage.segment
         known = segment.start in graph.cut_at and segment.end in graph.cut_at and segment.start < segment.end
         weighed = space.graph_of(graph, stage.variant)
-        need = segment_memory_bytes(weighed, segment.start, segment.end) if known else 0
         for device in stage.devices:
             if device in seen:
                 yield f"stages[{index}].devices: {device} is used twice"
@@ -163,7 +166,11 @@ def _devices(
             if devices is not None and device not in devices:
                 yield f"stages[{index}].devices: {device} is not a known device"
             have = None if memory_bytes is None else memory_bytes.get(device)
-            if have is not None and need > have:
+            if have is None or not known:
+                continue
+            taken = of_variant(memory.get(device, ESTIMATED), stage.variant)
+            need = segment_memory_bytes(weighed, segment.start, segment.end, taken)
+            if need > have:
                 yield f"stages[{index}].devices: {device} has {have} bytes of memory, the stage needs {need}"
 
 

@@ -28,9 +28,11 @@ from mesh.model.extract import extract
 from mesh.model.read import SourceModel
 from mesh.runtime.coordinator import Progress
 from mesh.runtime.fleet import Answered
+from mesh.runtime.memory_costs import keep_memory, memory_age, memory_model
 from mesh.runtime.profiling import PROFILE_BUDGET_S, part_positions, spread_profile
 from mesh.runtime.sending import send_content
-from mesh.storage.cost_store import CostStore, ModelCost
+from mesh.storage.cost_figures import ModelCost
+from mesh.storage.cost_store import CostStore
 
 MEASURE_BUDGET_S = 1.0
 """Time that a device spends running the whole model: some tens of runs of a model fit for such devices."""
@@ -75,7 +77,9 @@ def costs_from_store(
         group_work=shares,
     )
     measured = {node: _with_times(found.device(node), each) for node, each in times.items()}
-    return Costs({**found.devices, **measured}, found.links)
+    known_devices = {**found.devices, **measured}
+    memory = {node: memory_model(store, graph, told) for node, told in devices.items()}
+    return Costs({node: replace(each, memory=memory[node]) for node, each in known_devices.items()}, found.links)
 
 
 def stored_links(store: CostStore, devices: Mapping[NodeId, Capabilities]) -> dict[tuple[NodeId, NodeId], Link]:
@@ -158,10 +162,13 @@ async def measure_costs(
             continue
         known = _model_cost(store, graph, told)
         if known is not None and (known.is_profiled or not may_cut):
-            progress(f"{told.name}: {known.seconds * 1e3:.2f} ms, {describe_age(time.time() - known.at)} ago")
+            oldest = memory_age(store, graph, told)
+            memory = "" if oldest is None else f"; memory of segments as measured {describe_age(oldest)} ago, or later"
+            age = describe_age(time.time() - known.at)
+            progress(f"{told.name}: {known.seconds * 1e3:.2f} ms, {age} ago{memory}")
         else:
             try:
-                cost = await _measure_type(node, model, graph, may_cut, progress)
+                cost = await _measure_type(node, model, graph, may_cut, store, progress)
             except NodeLost as error:
                 if len(nodes) - 1 < needed:
                     raise
@@ -189,14 +196,14 @@ async def _save(store: CostStore, progress: Progress) -> None:
 
 
 async def _measure_type(
-    node: Answered, model: SourceModel, graph: Graph, may_cut: bool, progress: Progress
+    node: Answered, model: SourceModel, graph: Graph, may_cut: bool, store: CostStore, progress: Progress
 ) -> ModelCost | None:
     """What the model takes on `node`; None, with the reason told, where it cannot run it whole."""
     told = node.view.capabilities
     seconds = await _measure_model(node, model, progress)
     if seconds is None:
         return None
-    profile, positions = await _profile(node, model, graph, progress) if may_cut else (ModelProfile(), [])
+    profile, positions = await _profile(node, model, graph, store, progress) if may_cut else (ModelProfile(), [])
     times = await asyncio.to_thread(spread_profile, model, graph, seconds, profile, positions)
     return ModelCost(
         times.group_seconds,
@@ -205,15 +212,14 @@ async def _measure_type(
         cut_seconds=times.cut_seconds,
         is_profiled=may_cut,
         gflops=told.gflops,
-        peak_bytes=profile.peak_bytes,
     )
 
 
 async def _profile(
-    node: Answered, model: SourceModel, graph: Graph, progress: Progress
+    node: Answered, model: SourceModel, graph: Graph, store: CostStore, progress: Progress
 ) -> tuple[ModelProfile, list[int]]:
     """How the model's time is spread on `node`, and the ends of the parts that were timed; empty, with the reason told,
-    where it cannot be had."""
+    where it cannot be had. What it says of memory is stored."""
     name = node.view.capabilities.name
     positions = part_positions(graph)
     try:
@@ -229,6 +235,9 @@ async def _profile(
         progress(f"{name}: the time of each part is estimated from its operations: {error}")
         return ModelProfile(), positions
     progress(f"{name}: {len(profile.kernels)} kernels and {len(digests)} parts are timed")
+    parts = zip(digests, positions, positions[1:], profile.part_peak_bytes, strict=False)
+    whole = (model.sha256, 0, len(graph.groups), profile.peak_bytes)
+    keep_memory(store, graph, type_of(node.view.capabilities), [whole, *parts])
     return profile, positions
 
 

@@ -377,4 +377,5 @@ def _report_stage(stage: Stage, node: NodeId) -> StageReport:
         counted.waiting_seconds,
         counted.leaving_seconds,
         stage.sent_bytes,
+        stage.engine.peak_bytes,
     )

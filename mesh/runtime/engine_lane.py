@@ -117,6 +117,11 @@ class Lane:
         """Whether it takes another item while it computes one."""
         return False
 
+    @property
+    def peak_bytes(self) -> int:
+        """What the session's process took for loading and its first runs; 0 where it is not known."""
+        return 0
+
     def hand(self, work: Work) -> None:
         """Only to a lane that is idle or has room ahead, and under the pool's lock."""
         raise NotImplementedError
@@ -221,6 +226,11 @@ class RemoteLane(Lane):
     @property
     def has_room_ahead(self) -> bool:
         return 0 < len(self._works) < RUNS_AHEAD and not self._is_closing
+
+    @property
+    def peak_bytes(self) -> int:
+        session = self.session
+        return 0 if session is None else cast(RemoteSession, session).peak_bytes
 
     def hand(self, work: Work) -> None:
         if not self._works:

@@ -213,6 +213,12 @@ class EngineLease:
     def outstanding(self) -> int:
         return len(self._order)
 
+    @property
+    def peak_bytes(self) -> int:
+        """Memory that loading and running it took, in all lanes; 0 until every one has told."""
+        told = [lane.peak_bytes for lane in self.engine.lanes]
+        return sum(told) if all(told) else 0
+
     def submit(
         self,
         token: Any,

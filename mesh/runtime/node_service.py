@@ -11,6 +11,7 @@ import math
 import threading
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from mesh.control.deployments import DeploymentState, Key
@@ -141,9 +142,12 @@ class NodeService:
             await self._check_memory(paths[0], *paths[1:])
             stop = threading.Event()
             try:
-                return await asyncio.to_thread(profile_model, paths[0], paths[1:], self._options, budget_seconds, stop)
+                found = await asyncio.to_thread(profile_model, paths[0], paths[1:], self._options, budget_seconds, stop)
             finally:
                 stop.set()
+        runs = self._options.runs  # each on a session of its own
+        peaks = tuple(runs * peak for peak in found.part_peak_bytes)
+        return replace(found, peak_bytes=runs * found.peak_bytes, part_peak_bytes=peaks)
 
     async def _check_memory(self, whole: Path, *parts: Path) -> None:
         """For the whole, and for the largest of `parts` beside it."""

@@ -82,7 +82,7 @@ class Stage:
         self._idle = asyncio.Event()
         self._idle.set()
         self._feeds, self._leaving = wire_tensors(deployment, index, engine)
-        self._engine = engine
+        self.engine = engine
         self._may_open = len(deployment.plan.stages[index - 1].devices) if index else 1
         self._is_replicated = len(deployment.plan.stages[index].devices) > 1
         if downstream is not None:
@@ -256,7 +256,7 @@ class Stage:
         self._slots.append(slot)
 
     def _pump(self) -> None:
-        while self._submitted < self._engine.depth and self._may_take():
+        while self._submitted < self.engine.depth and self._may_take():
             item = self._inbox.take()
             if item is None:
                 break
@@ -273,7 +273,7 @@ class Stage:
                 feeds = [item.frame.tensors[position] for position in self._feeds]
                 end_at = None if item.deadline_at is None else time.monotonic() + item.deadline_at - self._now()
                 is_returned = not self._is_replicated
-                self._engine.submit(slot, feeds, self._on_complete, end_at)
+                self.engine.submit(slot, feeds, self._on_complete, end_at)
             if is_returned:
                 item.upstream.consumed(item.size_bytes)
         if self._slots and self._slots[0].result is not None:
@@ -281,7 +281,7 @@ class Stage:
 
     def _may_take(self) -> bool:
         """Whether there is room on the way out for one more."""
-        if len(self._slots) < self._engine.depth + MAX_LEAVING:
+        if len(self._slots) < self.engine.depth + MAX_LEAVING:
             return True
         waiting_bytes = sum(slot.result.payload_bytes for slot in self._slots if slot.result is not None)
         return len(self._slots) < MAX_SMALL_SLOTS and waiting_bytes <= MAX_SMALL_LEAVING_BYTES
@@ -396,4 +396,4 @@ class Stage:
         """Free engine and edge; only after `drain`, or when the node goes down."""
         if self._downstream is not None:
             await self._downstream.close()
-        await self._engine.release()
+        await self.engine.release()

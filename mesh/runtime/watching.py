@@ -45,6 +45,7 @@ from mesh.runtime.coordinator import Coordinator
 from mesh.runtime.costing import costs_from_store
 from mesh.runtime.deploying import Planned
 from mesh.runtime.fleet import Answered
+from mesh.runtime.memory_costs import keep_stage_memory
 from mesh.storage.cost_store import CostStore
 
 LOOK_INTERVAL_S = 1.0
@@ -134,6 +135,8 @@ class Watch:
         reports = _reports(deployment, nodes)
         problem = _among(known.problem, there)
         known.watched = watch(known.watched, problem, deployment.plan, reports)
+        if keep_stage_memory(self._store, problem.graph, deployment.plan, reports, _types(nodes)):
+            await asyncio.to_thread(self._store.save)
         pause_s = PAUSE_S if now >= known.quiet_until else 0.0
         if pause_s and (any(track.off for track in known.watched.tracks.values()) or known.watched.losing):
             await self._verify(known, problem, pause_s, nodes)
@@ -278,7 +281,7 @@ class Watch:
 
     async def _store_costs(self, known: _Known, verdict: CorrectCosts, nodes: Sequence[Answered]) -> None:
         """What the stages took becomes what is expected of such devices, where all of a type agree."""
-        types = {n.view.capabilities.node_id: type_of(n.view.capabilities) for n in nodes}
+        types = _types(nodes)
         by_type: dict[DeviceType, list[float]] = {}
         for device, factor in verdict.factors.items():
             if device in types:
@@ -342,6 +345,10 @@ class Watch:
 
 def _ignore(line: str) -> None:
     """Progress of what nobody waits for; its outcome is told."""
+
+
+def _types(nodes: Sequence[Answered]) -> dict[NodeId, DeviceType]:
+    return {node.view.capabilities.node_id: type_of(node.view.capabilities) for node in nodes}
 
 
 def _reports(deployment: Deployment, nodes: Sequence[Answered]) -> list[StageReport]:

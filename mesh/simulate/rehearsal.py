@@ -17,9 +17,9 @@ from mesh.control.measuring import percentile
 from mesh.control.repair import choose_standbys, repair
 from mesh.control.timing import HEARTBEAT_INTERVAL_S, SILENCE_LIMIT_S
 from mesh.core.ids import DeploymentName, NodeId
-from mesh.core.plan import Deployment, Fence, Plan
+from mesh.core.plan import Deployment, Fence, Plan, Segment
 from mesh.errors import UsageError
-from mesh.planning.memory import segment_memory_bytes
+from mesh.planning.memory import stage_memory_bytes
 from mesh.planning.predict import window_for
 from mesh.planning.problem import Problem
 from mesh.planning.replanning import improve, moved_bytes, period_in_force, price
@@ -286,8 +286,14 @@ class _Run:
     def _deployment(self, plan: Plan) -> Deployment:
         graph, known = self.problem.graph, self.problem.costs
         usable = [device for device in self.problem.usable_devices if device not in self.gone]
-        needs = [segment_memory_bytes(graph, stage.segment.start, stage.segment.end) for stage in plan.stages]
-        able = [[device for device in usable if known.device(device).memory_bytes >= need] for need in needs]
+
+        def need(segment: Segment, device: NodeId) -> int:
+            return stage_memory_bytes(graph, segment.start, segment.end, device, known)
+
+        able = [
+            [device for device in usable if known.device(device).memory_bytes >= need(stage.segment, device)]
+            for stage in plan.stages
+        ]
         standbys = choose_standbys(plan, able)
         addresses = {device: self.problem.name_of(device) for device in self.problem.devices}
         boundaries = ((),) * (len(plan.stages) + 1)

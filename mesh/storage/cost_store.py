@@ -1,9 +1,10 @@
 """What has been measured of models on devices, kept on disk between plans: a cache that nothing depends on.
 
-One file holds three kinds of figures. A model on a device type: seconds of one inference, shared over its
-operator groups. A segment on a device type: seconds per frame where it was loaded, which replace what a
-profile predicts for that part. A link between two nodes. Every figure has the wall time at which it was
-taken and says whether it was measured or estimated; whoever uses it decides whether it is young enough.
+One file holds four kinds of figures. A model on a device type: seconds of one inference, shared over its operator
+groups. A segment on a device type: seconds per frame where it was loaded, which replace what a profile predicts for
+that part. A segment, or a whole model, on a device type: memory that it took. A link between two nodes. Every figure
+has the wall time at which it was taken and says whether it was measured or estimated; whoever uses it decides whether
+it is young enough.
 
 A coordinator owns one store and uses it from its event loop; `save` alone may run in a thread. Commands that plan by
 themselves share one file: each adds what it measured to what others have written meanwhile, and replaces the file
@@ -19,24 +20,24 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import math
 import struct
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
 
 from mesh.core.costs import DeviceType
-from mesh.core.fleet import Handling, Link
+from mesh.core.fleet import Link
 from mesh.core.ids import NodeId, Sha256
 from mesh.core.plan import Segment
 from mesh.errors import StorageError, UsageError
+from mesh.storage.cost_figures import LinkCost, MemoryCost, ModelCost, SegmentCost, check
 from mesh.storage.folder import FOLDER_MODE, translated, write_atomically
 
 FILE_NAME = "costs"
 CORRUPT_SUFFIX = ".corrupt"
 
-VERSION = 2
+VERSION = 3
 """Of the file, and of what its figures mean: how a model is grouped, how a time is taken. Raise it with either."""
 
 MAX_MODELS = 256
@@ -47,105 +48,14 @@ MAX_LINKS = 1024
 """Every ordered pair of 32 nodes."""
 MAX_STORE_BYTES = 8 << 20
 """Written whole each time, to an SD card. 256 models of 1000 groups take 5 MiB."""
-MAX_GROUPS = 100_000
-"""Of one model; above it a profile is not kept (2 MB)."""
 MAX_TEXT = 200
 """Characters of any text in a key."""
-MAX_SECONDS = 86_400.0
-"""A run of a day is no measurement."""
-
 MAGIC = b"meshcost"
 _HEADER = struct.Struct("<8sHQ")
 _PREFIX_BYTES = _HEADER.size + 32
 
 
-@dataclass(frozen=True, slots=True)
-class ModelCost:
-    """One model on one device type. Raises `UsageError` for figures that are no sensible number."""
-
-    group_seconds: tuple[float, ...]
-    """Of every operator group in the order of the `Graph`."""
-    at: float
-    """Unix time."""
-    measured: bool = True
-    gflops: float = 0.0
-    """What the probe of the measured device said; 0 where it is not known."""
-    peak_bytes: int = 0
-    """Resident growth by loading and running it; 0 where it is not known."""
-    run_seconds: float = 0.0
-    """Of one call; with the groups it is the time of the whole model."""
-    cut_seconds: float = 0.0
-    """What each end of a segment that is not an end of the model adds."""
-    is_profiled: bool = True
-    """False where only the whole was timed, and groups are given their share by operations."""
-
-    def __post_init__(self) -> None:
-        if not 0 < len(self.group_seconds) <= MAX_GROUPS:
-            raise UsageError(f"group_seconds has {len(self.group_seconds)} entries, outside 1..{MAX_GROUPS}")
-        for seconds in self.group_seconds:
-            _check(seconds, "group_seconds", 0.0, MAX_SECONDS)
-        if not self.seconds > 0:
-            raise UsageError("group_seconds add up to 0")
-        _check(self.at, "at", 0.0, math.inf)
-        _check(self.run_seconds, "run_seconds", 0.0, MAX_SECONDS)
-        _check(self.cut_seconds, "cut_seconds", 0.0, MAX_SECONDS)
-        _check(self.gflops, "gflops", 0.0, math.inf)
-        _check(self.peak_bytes, "peak_bytes", 0, 1 << 62)
-
-    @property
-    def seconds(self) -> float:
-        return self.run_seconds + math.fsum(self.group_seconds)
-
-
-@dataclass(frozen=True, slots=True)
-class SegmentCost:
-    """One loaded segment on one device type. Raises `UsageError` as `ModelCost` does."""
-
-    model_sha256: str
-    start: int
-    end: int
-    """Groups `[start, end)` of that model."""
-    seconds: float
-    """Per frame."""
-    at: float
-    measured: bool = True
-    peak_bytes: int = 0
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.start < self.end <= MAX_GROUPS:
-            raise UsageError(f"segment [{self.start}, {self.end}) holds no operator group")
-        _check(self.seconds, "seconds", 1e-9, MAX_SECONDS)
-        _check(self.at, "at", 0.0, math.inf)
-        _check(self.peak_bytes, "peak_bytes", 0, 1 << 62)
-
-
-@dataclass(frozen=True, slots=True)
-class LinkCost:
-    latency_seconds: float
-    bytes_per_second: float
-    at: float
-    sending_message_seconds: float = 0.0
-    """CPU time of the source per message and, below, per byte; of the target likewise. All 0 where not measured."""
-    sending_byte_seconds: float = 0.0
-    receiving_message_seconds: float = 0.0
-    receiving_byte_seconds: float = 0.0
-
-    def __post_init__(self) -> None:
-        for name in ("sending_message", "sending_byte", "receiving_message", "receiving_byte"):
-            _check(getattr(self, f"{name}_seconds"), f"{name}_seconds", 0.0, MAX_SECONDS)
-        _check(self.latency_seconds, "latency_seconds", 0.0, MAX_SECONDS)
-        _check(self.bytes_per_second, "bytes_per_second", 1e-3, 1e15)
-        _check(self.at, "at", 0.0, math.inf)
-
-    def as_link(self) -> Link:
-        sending = Handling(self.sending_message_seconds, self.sending_byte_seconds, measured=True)
-        receiving = Handling(self.receiving_message_seconds, self.receiving_byte_seconds, measured=True)
-        if sending.message_seconds == 0 or receiving.message_seconds == 0:
-            return Link(self.latency_seconds, self.bytes_per_second)
-        return Link(self.latency_seconds, self.bytes_per_second, sending=sending, receiving=receiving)
-
-
-Cost = TypeVar("Cost", ModelCost, SegmentCost, LinkCost)
+Cost = TypeVar("Cost", ModelCost, SegmentCost, MemoryCost, LinkCost)
 
 
 class CostStore:
@@ -158,6 +68,7 @@ class CostStore:
         self._forgotten: set[str] = set()
         self._models: dict[tuple[str, DeviceType], ModelCost] = {}
         self._segments: dict[tuple[str, DeviceType], SegmentCost] = {}
+        self._memory: dict[tuple[str, DeviceType], MemoryCost] = {}
         self._links: dict[tuple[str, str], LinkCost] = {}
         self._is_saved = True
         self.damage = ""
@@ -178,6 +89,11 @@ class CostStore:
         found = (cost for (_, where), cost in self._segments.items() if where == device_type)
         return sorted((cost for cost in found if cost.model_sha256 == model_sha256), key=lambda cost: cost.at)
 
+    def memory_of(self, model_sha256: str, device_type: DeviceType) -> list[MemoryCost]:
+        """Of the model and its segments as measured on such a device, oldest first."""
+        found = (cost for (_, where), cost in self._memory.items() if where == device_type)
+        return sorted((cost for cost in found if cost.model_sha256 == model_sha256), key=lambda cost: cost.at)
+
     def link(self, source: NodeId, target: NodeId) -> LinkCost | None:
         return self._links.get((source, target))
 
@@ -193,19 +109,17 @@ class CostStore:
         self._put(self._models, (str(sha256), device_type), cost, MAX_MODELS)
 
     def put_segment(
-        self,
-        model_sha256: Sha256,
-        segment: Segment,
-        device_type: DeviceType,
-        seconds: float,
-        at: float,
-        peak_bytes: int = 0,
+        self, model_sha256: Sha256, segment: Segment, device_type: DeviceType, seconds: float, at: float
     ) -> None:
         """What a loaded segment takes per frame, measured. Raises `UsageError` for nonsense."""
         if segment.sha256 is None:
             raise UsageError("a segment that has not been extracted has not been measured")
-        cost = SegmentCost(model_sha256, segment.start, segment.end, seconds, at, True, peak_bytes)
+        cost = SegmentCost(model_sha256, segment.start, segment.end, seconds, at)
         self._put(self._segments, (str(segment.sha256), device_type), cost, MAX_SEGMENTS)
+
+    def put_memory(self, sha256: Sha256, device_type: DeviceType, cost: MemoryCost) -> None:
+        """`sha256` of the segment's content."""
+        self._put(self._memory, (str(sha256), device_type), cost, MAX_SEGMENTS)
 
     def put_link(self, source: NodeId, target: NodeId, link: Link, at: float) -> None:
         ends = [link.sending, link.receiving]
@@ -218,6 +132,7 @@ class CostStore:
         self._forgotten.add(sha256)
         self._models = {key: cost for key, cost in self._models.items() if key[0] != sha256}
         self._segments = {key: cost for key, cost in self._segments.items() if cost.model_sha256 != sha256}
+        self._memory = {key: cost for key, cost in self._memory.items() if cost.model_sha256 != sha256}
         self._is_saved = False
 
     def _put(self, costs: dict[Any, Cost], key: tuple[Any, Any], cost: Cost, most: int) -> None:
@@ -260,6 +175,9 @@ class CostStore:
             is_void = segment.model_sha256 in self._forgotten or (profile is not None and profile.at > segment.at)
             if not is_void and _is_later(segment, self._segments.get(key)):
                 self._put(self._segments, key, segment, MAX_SEGMENTS)
+        for key, memory in other._memory.items():
+            if memory.model_sha256 not in self._forgotten and _is_later(memory, self._memory.get(key)):
+                self._put(self._memory, key, memory, MAX_SEGMENTS)
         for pair, link in other._links.items():
             if _is_later(link, self._links.get(pair)):
                 self._put(self._links, pair, link, MAX_LINKS)
@@ -268,6 +186,7 @@ class CostStore:
         body = {
             "models": [[sha256, asdict(where), asdict(cost)] for (sha256, where), cost in [*self._models.items()]],
             "segments": [[sha256, asdict(where), asdict(cost)] for (sha256, where), cost in [*self._segments.items()]],
+            "memory": [[sha256, asdict(where), asdict(cost)] for (sha256, where), cost in [*self._memory.items()]],
             "links": [[source, target, asdict(cost)] for (source, target), cost in [*self._links.items()]],
         }
         return encode_store(json.dumps(body, allow_nan=False, separators=(",", ":")).encode())
@@ -278,7 +197,7 @@ class CostStore:
             try:
                 self._decode(decode_store(data))
             except (ValueError, TypeError, KeyError, RecursionError, UsageError) as error:
-                self._models, self._segments, self._links = {}, {}, {}
+                self._models, self._segments, self._memory, self._links = {}, {}, {}, {}
                 aside = path.with_name(path.name + CORRUPT_SUFFIX)
                 path.replace(aside)
                 self.damage = f"stored measurements are set aside as {aside} and made again: {error}"
@@ -290,6 +209,8 @@ class CostStore:
             self._models[_text(sha256), _device_type(where)] = known
         for sha256, where, cost in _rows(tables, "segments", MAX_SEGMENTS):
             self._segments[_text(sha256), _device_type(where)] = SegmentCost(**_fields(cost))
+        for sha256, where, cost in _rows(tables, "memory", MAX_SEGMENTS):
+            self._memory[_text(sha256), _device_type(where)] = MemoryCost(**_fields(cost))
         for source, target, cost in _rows(tables, "links", MAX_LINKS):
             self._links[_text(source), _text(target)] = LinkCost(**_fields(cost))
 
@@ -334,13 +255,6 @@ def decode_store(data: bytes) -> bytes:
     return body
 
 
-def _check(value: float, name: str, least: float, most: float) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= most:
-        raise UsageError(f"{name} is {value!r}, outside {least:g}..{most:g}")
-    if not math.isfinite(value):
-        raise UsageError(f"{name} is {value!r}, which is not finite")
-
-
 def _refuse_constant(text: str) -> float:
     raise ValueError(f"{text} is no figure")
 
@@ -367,7 +281,7 @@ def _fields(cost: Any) -> Mapping[str, Any]:
 
 def _device_type(fields: Any) -> DeviceType:
     cores = fields["cores"]
-    _check(cores, "cores", 0.0, 1e6)
+    check(cores, "cores", 0.0, 1e6)
     return DeviceType(_text(fields["hardware"]), float(cores), _text(fields["runtime_version"]), _text(fields["mode"]))
 
 

@@ -135,7 +135,7 @@ class IntroduceResponse(_message.Message):
     def __init__(self) -> None: ...
 
 class StageStatus(_message.Message):
-    __slots__ = ("stage", "frames", "compute_seconds", "throughput_per_s", "dropped", "failed", "node_id", "waiting_seconds", "leaving_seconds", "sent_bytes")
+    __slots__ = ("stage", "frames", "compute_seconds", "throughput_per_s", "dropped", "failed", "node_id", "waiting_seconds", "leaving_seconds", "sent_bytes", "peak_bytes")
     class SentBytesEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -153,6 +153,7 @@ class StageStatus(_message.Message):
     WAITING_SECONDS_FIELD_NUMBER: _ClassVar[int]
     LEAVING_SECONDS_FIELD_NUMBER: _ClassVar[int]
     SENT_BYTES_FIELD_NUMBER: _ClassVar[int]
+    PEAK_BYTES_FIELD_NUMBER: _ClassVar[int]
     stage: int
     frames: int
     compute_seconds: float
@@ -163,7 +164,8 @@ class StageStatus(_message.Message):
     waiting_seconds: float
     leaving_seconds: float
     sent_bytes: _containers.ScalarMap[str, int]
-    def __init__(self, stage: _Optional[int] = ..., frames: _Optional[int] = ..., compute_seconds: _Optional[float] = ..., throughput_per_s: _Optional[float] = ..., dropped: _Optional[int] = ..., failed: _Optional[int] = ..., node_id: _Optional[str] = ..., waiting_seconds: _Optional[float] = ..., leaving_seconds: _Optional[float] = ..., sent_bytes: _Optional[_Mapping[str, int]] = ...) -> None: ...
+    peak_bytes: int
+    def __init__(self, stage: _Optional[int] = ..., frames: _Optional[int] = ..., compute_seconds: _Optional[float] = ..., throughput_per_s: _Optional[float] = ..., dropped: _Optional[int] = ..., failed: _Optional[int] = ..., node_id: _Optional[str] = ..., waiting_seconds: _Optional[float] = ..., leaving_seconds: _Optional[float] = ..., sent_bytes: _Optional[_Mapping[str, int]] = ..., peak_bytes: _Optional[int] = ...) -> None: ...
 
 class DeploymentStatus(_message.Message):
     __slots__ = ("deployment", "state", "reason", "stages", "events", "leaving")
@@ -318,14 +320,16 @@ class KernelTime(_message.Message):
     def __init__(self, name: _Optional[str] = ..., seconds: _Optional[float] = ...) -> None: ...
 
 class ProfileModelResponse(_message.Message):
-    __slots__ = ("kernels", "part_ratios", "peak_bytes")
+    __slots__ = ("kernels", "part_ratios", "peak_bytes", "part_peak_bytes")
     KERNELS_FIELD_NUMBER: _ClassVar[int]
     PART_RATIOS_FIELD_NUMBER: _ClassVar[int]
     PEAK_BYTES_FIELD_NUMBER: _ClassVar[int]
+    PART_PEAK_BYTES_FIELD_NUMBER: _ClassVar[int]
     kernels: _containers.RepeatedCompositeFieldContainer[KernelTime]
     part_ratios: _containers.RepeatedScalarFieldContainer[float]
     peak_bytes: int
-    def __init__(self, kernels: _Optional[_Iterable[_Union[KernelTime, _Mapping]]] = ..., part_ratios: _Optional[_Iterable[float]] = ..., peak_bytes: _Optional[int] = ...) -> None: ...
+    part_peak_bytes: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, kernels: _Optional[_Iterable[_Union[KernelTime, _Mapping]]] = ..., part_ratios: _Optional[_Iterable[float]] = ..., peak_bytes: _Optional[int] = ..., part_peak_bytes: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class RunSourceRequest(_message.Message):
     __slots__ = ("name", "term", "generation", "seconds", "warm_up_seconds", "window", "rate_per_s")

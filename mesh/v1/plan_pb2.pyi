@@ -88,7 +88,7 @@ class LinkBreakdown(_message.Message):
     def __init__(self, bytes_per_second: _Optional[float] = ..., latency_seconds: _Optional[float] = ..., transfer_seconds: _Optional[float] = ..., period_seconds: _Optional[float] = ..., measured: bool = ...) -> None: ...
 
 class StageBreakdown(_message.Message):
-    __slots__ = ("handling_seconds", "period_seconds", "bytes_in", "bytes_out", "memory_bytes", "memory_available_bytes", "link")
+    __slots__ = ("handling_seconds", "period_seconds", "bytes_in", "bytes_out", "memory_bytes", "memory_available_bytes", "link", "memory_measured")
     HANDLING_SECONDS_FIELD_NUMBER: _ClassVar[int]
     PERIOD_SECONDS_FIELD_NUMBER: _ClassVar[int]
     BYTES_IN_FIELD_NUMBER: _ClassVar[int]
@@ -96,6 +96,7 @@ class StageBreakdown(_message.Message):
     MEMORY_BYTES_FIELD_NUMBER: _ClassVar[int]
     MEMORY_AVAILABLE_BYTES_FIELD_NUMBER: _ClassVar[int]
     LINK_FIELD_NUMBER: _ClassVar[int]
+    MEMORY_MEASURED_FIELD_NUMBER: _ClassVar[int]
     handling_seconds: float
     period_seconds: float
     bytes_in: int
@@ -103,7 +104,8 @@ class StageBreakdown(_message.Message):
     memory_bytes: int
     memory_available_bytes: int
     link: LinkBreakdown
-    def __init__(self, handling_seconds: _Optional[float] = ..., period_seconds: _Optional[float] = ..., bytes_in: _Optional[int] = ..., bytes_out: _Optional[int] = ..., memory_bytes: _Optional[int] = ..., memory_available_bytes: _Optional[int] = ..., link: _Optional[_Union[LinkBreakdown, _Mapping]] = ...) -> None: ...
+    memory_measured: bool
+    def __init__(self, handling_seconds: _Optional[float] = ..., period_seconds: _Optional[float] = ..., bytes_in: _Optional[int] = ..., bytes_out: _Optional[int] = ..., memory_bytes: _Optional[int] = ..., memory_available_bytes: _Optional[int] = ..., link: _Optional[_Union[LinkBreakdown, _Mapping]] = ..., memory_measured: bool = ...) -> None: ...
 
 class Bottleneck(_message.Message):
     __slots__ = ("stage", "is_link", "period_seconds")

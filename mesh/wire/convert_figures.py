@@ -89,6 +89,7 @@ def _breakdown_to_proto(stage: StageBreakdown) -> plan_pb2.StageBreakdown:
             period_seconds=link.period_seconds,
             measured=link.measured,
         ),
+        memory_measured=stage.memory_measured,
     )
 
 
@@ -110,4 +111,5 @@ def _breakdown_from_proto(proto: plan_pb2.StageBreakdown) -> StageBreakdown:
             period_seconds=check_number(link.period_seconds, "link.period_seconds"),
             measured=link.measured,
         ),
+        memory_measured=proto.memory_measured,
     )

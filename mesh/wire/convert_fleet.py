@@ -245,6 +245,7 @@ def _fill_report(proto: ReportMessage, report: DeploymentReport) -> ReportMessag
             waiting_seconds=stage.waiting_seconds,
             leaving_seconds=stage.leaving_seconds,
             sent_bytes=stage.sent_bytes,
+            peak_bytes=stage.peak_bytes,
         )
         for stage in report.stages
     )
@@ -283,6 +284,7 @@ def _stage_report_from_proto(proto: node_pb2.StageStatus) -> StageReport:
         waiting_seconds=check_number(proto.waiting_seconds, "waiting_seconds"),
         leaving_seconds=check_number(proto.leaving_seconds, "leaving_seconds"),
         sent_bytes=_sent_bytes_from_proto(proto.sent_bytes),
+        peak_bytes=proto.peak_bytes,
     )
 
 

@@ -134,16 +134,21 @@ def profile_to_proto(profile: ModelProfile) -> node_pb2.ProfileModelResponse:
         for kernel in profile.kernels[:MAX_KERNELS]
     ]
     return node_pb2.ProfileModelResponse(
-        kernels=kernels, part_ratios=profile.part_ratios, peak_bytes=profile.peak_bytes
+        kernels=kernels,
+        part_ratios=profile.part_ratios,
+        peak_bytes=profile.peak_bytes,
+        part_peak_bytes=profile.part_peak_bytes,
     )
 
 
 def profile_from_proto(proto: node_pb2.ProfileModelResponse) -> ModelProfile:
     check_count(proto.part_ratios, MAX_PARTS, "part_ratios")
+    check_count(proto.part_peak_bytes, MAX_PARTS, "part_peak_bytes")
     return ModelProfile(
         check_list(proto.kernels, MAX_KERNELS, "kernels", _kernel_from_proto),
         tuple(check_number(ratio, "part_ratios") for ratio in proto.part_ratios),
         proto.peak_bytes,
+        tuple(proto.part_peak_bytes),
     )
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from mesh.core.graph import Graph
 from mesh.core.ids import NodeId
+from mesh.core.memory import ESTIMATED, MemoryModel
 from mesh.planning.memory import FRAMES_HELD, RUNTIME_BYTES, WEIGHT_COPIES
 from mesh.planning.predict import FRAMES_PER_LINK
 from mesh.planning.problem import Problem
@@ -82,13 +83,16 @@ def _judge(problem: Problem, stages: Choice, bytes_at: dict[int, int]) -> Judged
     return Judged(stages, period, latency, idle)
 
 
-def memory(graph: Graph, start: int, end: int) -> int:
+def memory(graph: Graph, start: int, end: int, model: MemoryModel = ESTIMATED, weight_bytes_less: int = 0) -> int:
+    """`weight_bytes_less`: by so much are the weights of the variant smaller; such a one was not measured."""
     groups = graph.groups[start:end]
     weights = sum(graph.weight_bytes[name] for name in set().union(*(group.weights for group in groups)))
+    weights -= weight_bytes_less
     inside = [cut.bytes for cut in graph.cuts if start <= cut.position <= end]
     live = max(inside) + max(group.activation_bytes for group in groups)
     ends = sum(cut.bytes for cut in graph.cuts if cut.position in (start, end))
-    return RUNTIME_BYTES + WEIGHT_COPIES * weights + live + FRAMES_HELD * ends
+    growth = math.ceil(model.factor * (WEIGHT_COPIES * weights + live)) + model.constant_bytes
+    return RUNTIME_BYTES + growth + FRAMES_HELD * ends
 
 
 def least_maximum_flops(graph: Graph, positions: list[int], stages: int) -> float:

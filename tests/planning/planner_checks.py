@@ -97,5 +97,6 @@ def _judge(problem: Problem, answer: Plan | Infeasible, best: float) -> Iterator
     if problem.objective is Objective.THROUGHPUT and answer.bound_throughput_per_s < (1 - CLOSE) / best:
         yield f"the bound {answer.bound_throughput_per_s}/s excludes the best, {1 / best}/s"
     memory = {device: problem.costs.device(device).memory_bytes for device in problem.devices}
-    yield from problems(answer, problem.graph, problem.devices, memory, problem.space)
+    taken = {device: problem.costs.device(device).memory for device in problem.devices}
+    yield from problems(answer, problem.graph, problem.devices, memory, problem.space, taken)
     yield from contradictions(answer, problem)

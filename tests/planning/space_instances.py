@@ -11,8 +11,9 @@ from mesh.core.costs import Costs, DeviceCosts
 from mesh.core.fleet import Handling, Link, Watts
 from mesh.core.graph import Graph
 from mesh.core.ids import NodeId
+from mesh.core.memory import ESTIMATED, MeasuredGrowth, MemoryModel
 from mesh.core.plan import Objective
-from mesh.planning.memory import RUNTIME_BYTES
+from mesh.planning.memory import RUNTIME_BYTES, fit_memory
 from mesh.planning.problem import Problem
 from mesh.planning.space import Codec, Nic, Space, Variant
 from tests.planning.instances import PLENTY, node_ids, random_graph
@@ -66,12 +67,26 @@ def for_objective(instance: Instance, objective: Objective) -> Instance:
 
 def _device(rng: random.Random, graph: Graph, on: dict[str, bool]) -> DeviceCosts:
     total = sum(graph.weight_bytes.values())
+    prefix = _prefix(rng, graph, 10 ** rng.uniform(8, 10))
+    memory_bytes = RUNTIME_BYTES + int(total * rng.uniform(0.3, 2.5)) + 5_000_000 if on["memory"] else PLENTY
     return DeviceCosts(
-        prefix_seconds=_prefix(rng, graph, 10 ** rng.uniform(8, 10)),
-        memory_bytes=RUNTIME_BYTES + int(total * rng.uniform(0.3, 2.5)) + 5_000_000 if on["memory"] else PLENTY,
+        prefix_seconds=prefix,
+        memory_bytes=memory_bytes,
+        memory=_measured_memory(random.Random(memory_bytes), graph) if on["memory"] else ESTIMATED,
         measured=rng.random() < 0.5,
         handling=_handling(rng) if on["handling"] else Handling(0.0, 0.0, True),
     )
+
+
+def _measured_memory(rng: random.Random, graph: Graph) -> MemoryModel:
+    """What some segments took, on half of the devices. Numbers of its own: the rest of the instance stays as it is."""
+    if rng.random() < 0.5:
+        return ESTIMATED
+    positions = [cut.position for cut in graph.cuts]
+    ends = [sorted(rng.sample(positions, 2)) for _ in range(rng.randint(1, 4))]
+    total = sum(graph.weight_bytes.values())
+    measured = [MeasuredGrowth(start, end, int(total * rng.uniform(0.1, 4.0)) + 1) for start, end in ends]
+    return fit_memory(graph, measured)
 
 
 def _prefix(rng: random.Random, graph: Graph, speed: float) -> tuple[float, ...]:

@@ -14,6 +14,7 @@ from itertools import combinations
 
 from mesh.core.ids import NodeId
 from mesh.core.plan import Objective
+from mesh.planning.memory import FRAMES_HELD, RUNTIME_BYTES
 from mesh.planning.predict import FRAMES_PER_LINK
 from mesh.planning.problem import Problem
 from tests.planning.oracle import memory
@@ -157,7 +158,11 @@ class Oracle:
     def _compute(self, device: NodeId, start: int, end: int, variant: str) -> float:
         graph, costs = self.problem.graph, self.problem.costs.devices[device]
         prefix = costs.prefix_seconds
-        need = memory(graph, start, end)
+        need = memory(graph, start, end, costs.memory)
+        for known_segment in costs.memory.known:
+            if (known_segment.start, known_segment.end) == (start, end) and variant == "float":
+                ends = sum(cut.bytes for cut in graph.cuts if cut.position in (start, end))
+                need = RUNTIME_BYTES + known_segment.peak_bytes + FRAMES_HELD * ends
         if variant != "float":
             known = next(v for v in self.problem.space.variants if v.name == variant)
             if device not in known.prefix_seconds:
@@ -167,7 +172,8 @@ class Oracle:
             prefix = known.prefix_seconds[device]
             if known.weight_bytes is not None:
                 names = {name for group in graph.groups[start:end] for name in group.weights}
-                need -= 2 * sum(graph.weight_bytes[name] - known.weight_bytes[name] for name in names)
+                less = sum(graph.weight_bytes[name] - known.weight_bytes[name] for name in names)
+                need = memory(graph, start, end, costs.memory, less)
         return math.inf if need > costs.memory_bytes else prefix[end] - prefix[start]
 
     def _take(self, device: NodeId, codec: str, position: int) -> float:

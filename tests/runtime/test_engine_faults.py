@@ -33,7 +33,7 @@ async def mesh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator
 
 
 def child_of(node: FakeNode, deployment: Deployment) -> int:
-    (lane,) = node.stage(deployment)._engine.engine.lanes
+    (lane,) = node.stage(deployment).engine.engine.lanes
     assert isinstance(lane.session, ChildSession)
     return lane.session.pid
 

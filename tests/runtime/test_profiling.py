@@ -67,6 +67,7 @@ def profile(tmp_path: Path, budget_s: float) -> ModelProfile:
 
 def test_a_real_profile_tells_of_every_kernel_and_part(tmp_path: Path) -> None:
     found = profile(tmp_path, 0.05)
+    assert len(found.part_peak_bytes) == 4 and 0 < max(found.part_peak_bytes) < found.peak_bytes < 1 << 30
     assert len(found.part_ratios) == 4 and all(0 < ratio < 1.5 for ratio in found.part_ratios)
     seconds = share_kernels(MODEL, GRAPH, found.kernels)
     convolutions = [group.index for group in GRAPH.groups if "Conv" in group.kinds]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
@@ -24,7 +25,8 @@ from mesh.runtime import watching
 from mesh.runtime.deploying import Planned
 from mesh.runtime.fleet import Answered
 from mesh.runtime.watching import Watch
-from mesh.storage.cost_store import CostStore, ModelCost
+from mesh.storage.cost_figures import ModelCost
+from mesh.storage.cost_store import CostStore
 from tests.runtime.mesh_on_loopback import make_model
 
 MODEL = read_model_bytes(make_model(layers=6))
@@ -101,6 +103,7 @@ class Notes:
     replaced: list[tuple[Planned, str]] = field(default_factory=list)
     told: list[str] = field(default_factory=list)
     looks: int = 0
+    peak_bytes: int = 0
     is_working: bool = False
     has_looked: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -120,6 +123,7 @@ class Notes:
                 0,
                 0,
                 node,
+                peak_bytes=self.peak_bytes,
             )
             for index, stage in enumerate(self.deployment.plan.stages)
             if node in stage.devices
@@ -159,6 +163,19 @@ async def test_a_plan_that_is_what_was_predicted_stays() -> None:
     notes = Notes(deploy(TRUTH), TRUTH)
     await look(notes, watch_over(notes), 20)
     assert (notes.replaced, notes.told) == ([], [])
+
+
+async def test_what_engines_took_is_kept_and_not_written_again() -> None:
+    store, notes = CostStore(), Notes(deploy(TRUTH), TRUTH, peak_bytes=5_000_000)
+    await look(notes, watch_over(notes, store))
+    for stage in notes.deployment.plan.stages:
+        for device in stage.devices:
+            (kept,) = store.memory_of(MODEL.sha256, type_of(capabilities(device)))
+            assert (kept.start, kept.end, kept.peak_bytes) == (stage.segment.start, stage.segment.end, 5_000_000)
+            assert kept.at < time.time()
+            notes.peak_bytes = 5_100_000
+            await look(notes, watch_over(notes, store), 1)
+            assert store.memory_of(MODEL.sha256, type_of(capabilities(device))) == [kept], "nearly the same"
 
 
 async def test_a_wrong_profile_is_corrected_in_the_store_and_planned_around() -> None:

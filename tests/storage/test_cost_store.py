@@ -18,7 +18,8 @@ from mesh.core.ids import NodeId, Sha256
 from mesh.core.plan import Segment
 from mesh.errors import UsageError
 from mesh.storage import cost_store
-from mesh.storage.cost_store import CORRUPT_SUFFIX, CostStore, ModelCost, decode_store, encode_store, open_shared
+from mesh.storage.cost_figures import MemoryCost, ModelCost
+from mesh.storage.cost_store import CORRUPT_SUFFIX, CostStore, decode_store, encode_store, open_shared
 
 MODEL, OTHER = Sha256("a" * 64), Sha256("b" * 64)
 BOARD = DeviceType("Raspberry Pi 4", 4.0, "1.20.1", "4x1")
@@ -26,13 +27,16 @@ LAPTOP = replace(BOARD, hardware="laptop")
 ONE, TWO = NodeId("1" * 32), NodeId("2" * 32)
 PART = Segment(1, 3, (), (), (), 0, 0, Sha256("c" * 64))
 LINK = Link(0.001, 1e7, sending=Handling(1e-4, 2e-9, True), receiving=Handling(2e-4, 1e-8, True))
-COST = ModelCost((0.1, 0.0, 0.3), at=1000.0, gflops=9.5, peak_bytes=123)
+WHOLE, GROWN = MemoryCost(MODEL, 0, 3, 90, 1000.0), MemoryCost(MODEL, 1, 3, 70, 999.0)
+COST = ModelCost((0.1, 0.0, 0.3), at=1000.0, gflops=9.5)
 
 
 def filled(path: Path | None) -> CostStore:
     store = CostStore(path)
     store.put_model(MODEL, BOARD, COST)
-    store.put_segment(MODEL, PART, BOARD, 0.25, at=1001.0, peak_bytes=7)
+    store.put_segment(MODEL, PART, BOARD, 0.25, at=1001.0)
+    store.put_memory(MODEL, BOARD, WHOLE)
+    store.put_memory(Sha256("c" * 64), BOARD, GROWN)
     store.put_link(ONE, TWO, LINK, at=1002.0)
     store.save()
     return store
@@ -45,8 +49,9 @@ def test_what_was_told_comes_back(tmp_path: Path) -> None:
     assert store.model(MODEL, BOARD) == COST and store.model(MODEL, LAPTOP) is None
     assert COST.seconds == pytest.approx(0.4)
     (part,) = store.segments_of(MODEL, BOARD)
-    assert (part.start, part.end, part.seconds, part.at, part.peak_bytes) == (1, 3, 0.25, 1001.0, 7)
+    assert (part.start, part.end, part.seconds, part.at) == (1, 3, 0.25, 1001.0)
     assert part == store.segment("c" * 64, BOARD)
+    assert store.memory_of(MODEL, BOARD) == [GROWN, WHOLE] and store.memory_of(MODEL, LAPTOP) == []
     link = store.link(ONE, TWO)
     assert link is not None and (link.latency_seconds, link.bytes_per_second, link.at) == (0.001, 1e7, 1002.0)
     assert store.link(TWO, ONE) is None
@@ -60,11 +65,12 @@ def test_a_new_profile_begins_anew_and_forgetting_forgets_parts() -> None:
     store = filled(None)
     store.put_segment(OTHER, PART, LAPTOP, 1.0, at=1.0)
     store.put_model(MODEL, BOARD, replace(COST, at=2000.0))
+    assert len(store.memory_of(MODEL, BOARD)) == 2
     assert store.segments_of(MODEL, BOARD) == [] and len(store.segments_of(OTHER, LAPTOP)) == 1
     store.forget_model(OTHER)
     assert store.segments_of(OTHER, LAPTOP) == [] and store.model(MODEL, BOARD) is not None
     store.forget_model(MODEL)
-    assert store.model(MODEL, BOARD) is None
+    assert store.model(MODEL, BOARD) is None and store.memory_of(MODEL, BOARD) == []
 
 
 def test_nothing_is_written_where_nothing_changed(tmp_path: Path) -> None:
@@ -112,10 +118,13 @@ def test_commands_at_once_keep_what_each_measured(tmp_path: Path) -> None:
     two.put_model(MODEL, LAPTOP, COST)
     two.put_link(ONE, TWO, replace(LINK, latency_seconds=0.5), at=6.0)
     two.put_link(TWO, ONE, LINK, at=7.0)
+    one.put_memory(MODEL, BOARD, WHOLE)
+    two.put_memory(MODEL, BOARD, replace(WHOLE, peak_bytes=95, at=1003.0))
     two.save()
     one.save()
     after = CostStore(path)
     assert after.model(MODEL, BOARD) == after.model(MODEL, LAPTOP) == COST
+    assert [each.peak_bytes for each in after.memory_of(MODEL, BOARD)] == [95]
     newer, other = after.link(ONE, TWO), after.link(TWO, ONE)
     assert newer is not None and newer.latency_seconds == 0.5 and other is not None
     assert one.model(MODEL, LAPTOP) == COST, "and it knows it itself"
@@ -132,6 +141,7 @@ def test_what_a_command_measured_anew_does_not_return_from_disk(tmp_path: Path) 
     store.forget_model(MODEL)
     store.save()
     assert CostStore(path).model(MODEL, BOARD) is None and CostStore(path).link(ONE, TWO) is not None
+    assert CostStore(path).memory_of(MODEL, BOARD) == []
 
 
 @settings(max_examples=20, deadline=None)
@@ -251,6 +261,11 @@ WRONG = {
     "a table that is none": lambda body: body.update(models={"a": 1}),
     "a row too short": lambda body: body["models"][0].pop(),
     "a key that is none": lambda body: body["models"][0].__setitem__(0, 7),
+    "memory of less than nothing": lambda body: body["memory"][0][2].update(peak_bytes=-1),
+    "memory without a size": lambda body: body["memory"][0][2].update(peak_bytes=0),
+    "half a byte of memory": lambda body: body["memory"][0][2].update(peak_bytes=0.5),
+    "memory beyond any device": lambda body: body["memory"][0][2].update(peak_bytes=1 << 60),
+    "memory of no groups": lambda body: body["memory"][0][2].update(start=3, end=3),
     "a position that is none": lambda body: body["segments"][0][2].update(start=0.5),
     "a segment backwards": lambda body: body["segments"][0][2].update(start=5, end=2),
     "a device type that is none": lambda body: body["models"][0].__setitem__(1, {"hardware": "x"}),

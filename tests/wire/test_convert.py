@@ -111,19 +111,16 @@ capabilities = st.builds(
     codecs=st.lists(st.builds(CodecSpeed, labels, positive, positive), max_size=2).map(tuple),
 )
 uint32 = st.integers(0, (1 << 32) - 1)
+stage_reports = st.builds(StageReport, uint32, uint64, positive, positive, uint64, uint64, peak_bytes=uint64)
+sent = st.dictionaries(st.sampled_from(["", "a" * 32, "b" * 32]), uint64)
+stage_figures = (uint32, uint64, positive, positive, uint64, uint64)
+stage_reports = st.builds(StageReport, *stage_figures, sent_bytes=sent, peak_bytes=uint64)
 reports = st.builds(
     DeploymentReport,
     deployment=deployments(),
     state=st.sampled_from(["preparing", "loading", "ready", "active", "draining", "gone", "failed"]),
     reason=text,
-    stages=st.lists(
-        st.builds(
-            StageReport,
-            *(uint32, uint64, positive, positive, uint64, uint64),
-            sent_bytes=st.dictionaries(st.sampled_from(["", "a" * 32, "b" * 32]), uint64),
-        ),
-        max_size=2,
-    ).map(tuple),
+    stages=st.lists(stage_reports, max_size=2).map(tuple),
     happenings=st.lists(st.builds(Happening, positive, text), max_size=2).map(tuple),
 )
 

@@ -16,13 +16,15 @@ from mesh.core.plan import (
     Prediction,
     StageBreakdown,
 )
+from mesh.core.report import KernelTime, ModelProfile
 from mesh.errors import ProtocolViolation
-from mesh.v1 import plan_pb2
+from mesh.v1 import node_pb2, plan_pb2
+from mesh.wire.convert_measurement import profile_from_proto, profile_to_proto
 from mesh.wire.convert_plan import plan_from_proto, plan_to_proto
 from tests.wire.coordinator_material import NODE, PLAN
 
 LINK = LinkBreakdown(11.75e6, 3e-4, 4.5e-3, 4.2e-3, measured=True)
-PART = StageBreakdown(1e-3, 5e-3, 600_000, 50_000, 80_000_000, 512_000_000, LINK)
+PART = StageBreakdown(1e-3, 5e-3, 600_000, 50_000, 80_000_000, 512_000_000, LINK, memory_measured=True)
 EXPLANATION = Explanation(
     (PART, dataclasses.replace(PART, link=None)),
     Bottleneck(0, True, 4.2e-3),
@@ -77,3 +79,9 @@ def test_what_makes_no_sense_is_refused(field: str, value: object, said: str) ->
     setattr(place, last, value)
     with pytest.raises(ProtocolViolation, match=said):
         plan_from_proto(proto)
+
+
+def test_profiles_return() -> None:
+    told = ModelProfile((KernelTime("conv", 0.5),), (0.5, 0.25), 900, (500, 300))
+    read = node_pb2.ProfileModelResponse.FromString(profile_to_proto(told).SerializeToString())
+    assert profile_from_proto(read) == told
