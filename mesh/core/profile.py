@@ -101,24 +101,69 @@ def steady_seconds(ends: Sequence[float], period_seconds: float, discarded_perio
     return (finish - ends[first]) / (last - 1 - first + part)
 
 
-def fit_segments(groups: Sequence[float], parts: Sequence[TimedPart]) -> SegmentTimes:
-    """What explains best, relative to their size, that `parts` took more than their share of the whole model.
+@dataclass(frozen=True, slots=True)
+class TimedPiece:
+    """Groups `[start, start + len(work))` of a model, timed as a segment of their own, and parts of them."""
 
-    One price for all cuts: it also grows with the bytes that cross, but a few parts do not tell by how much, and a
-    wrong slope is worse than none on the widest tensors (measured).
+    start: int
+    seconds: float
+    """Above 0."""
+    work: tuple[float, ...]
+    """What its groups take in proportion to each other; adds up to more than 0."""
+    parts: tuple[TimedPart, ...] = ()
+    """In the model's groups and in seconds."""
+
+    @property
+    def end(self) -> int:
+        return self.start + len(self.work)
+
+
+def fit_segments(groups: Sequence[float], parts: Sequence[TimedPart]) -> SegmentTimes:
+    """From the whole model, timed and shared over its groups, and `parts` that were timed against it."""
+    return join_pieces([TimedPiece(0, math.fsum(groups), tuple(groups), tuple(parts))])
+
+
+def join_pieces(pieces: Sequence[TimedPiece]) -> SegmentTimes:
+    """One profile of a model of which `pieces` were timed, which follow each other from its first group to its last.
+
+    Price of a call and of a cut are what explains best, relative to their size, that parts took more than their share
+    of the piece that they are of. One price for all cuts: it also grows with the bytes that cross, but a few parts do
+    not tell by how much, and a wrong slope is worse than none on the widest tensors (measured). Each piece takes as a
+    segment what it took, unless that is less than a call and its cuts are thought to take.
     """
-    whole = math.fsum(groups)
-    rows: list[tuple[float, float, float]] = []
-    for part in parts:
-        ends = (part.start > 0) + (part.end < len(groups))
-        share = math.fsum(groups[part.start : part.end])
-        if ends and part.seconds > 0:
-            rest = (1 - share / whole) / part.seconds
-            rows.append((rest, ends / part.seconds, (part.seconds - share) / part.seconds))
+    end = pieces[-1].end
+    rows = [row for piece in pieces for row in _rows(piece, end)]
     fits = [(0.0, 0.0), _fit_one(rows, 0), _fit_one(rows, 1), _fit_both(rows)]
     run, cut = min(fits, key=lambda fit: _misfit(rows, fit))
-    run = min(run, MOST_OF_A_RUN * whole)
-    return SegmentTimes(tuple(seconds * (1 - run / whole) for seconds in groups), run, cut)
+    run = min(run, MOST_OF_A_RUN * min(piece.seconds for piece in pieces))
+    groups: list[float] = []
+    for piece in pieces:
+        own = piece.seconds - run - _cut_ends(piece.start, piece.end, end) * cut
+        own = max(own, (1 - MOST_OF_A_RUN) * piece.seconds)
+        total = math.fsum(piece.work)
+        groups.extend(own * work / total for work in piece.work)
+    return SegmentTimes(tuple(groups), run, cut)
+
+
+def _cut_ends(start: int, end: int, model_end: int) -> int:
+    return (start > 0) + (end < model_end)
+
+
+def _rows(piece: TimedPiece, model_end: int) -> list[tuple[float, float, float]]:
+    """Of each part that says something: how often it paid for a call and for a cut beyond its share of the piece, and
+    what that came to, all over its seconds."""
+    rows = []
+    total = math.fsum(piece.work)
+    of_piece = _cut_ends(piece.start, piece.end, model_end)
+    for part in piece.parts:
+        is_whole = (part.start, part.end) == (piece.start, piece.end)
+        if is_whole or part.seconds <= 0:
+            continue
+        share = math.fsum(piece.work[part.start - piece.start : part.end - piece.start]) / total
+        ends = _cut_ends(part.start, part.end, model_end) - share * of_piece
+        more = part.seconds - share * piece.seconds
+        rows.append(((1 - share) / part.seconds, ends / part.seconds, more / part.seconds))
+    return rows
 
 
 Rows = Sequence[tuple[float, float, float]]

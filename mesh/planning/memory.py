@@ -49,14 +49,16 @@ def of_variant(memory: MemoryModel, variant: str) -> MemoryModel:
     return memory if variant == FLOAT else memory.unmeasured()
 
 
-def memory_from(graph: Graph, start: int, ends: Sequence[int], memory: MemoryModel = ESTIMATED) -> list[int]:
-    """Bytes of the stages `[start, end)` for ascending `ends`, in one walk over the groups."""
+def memory_from(
+    graph: Graph, start: int, ends: Sequence[int], memory: MemoryModel = ESTIMATED, frames: int = FRAMES_HELD
+) -> list[int]:
+    """Bytes of the stages `[start, end)` for ascending `ends` with so many frames each, in one walk over the groups."""
     entry = graph.cut_at[start].bytes
     known = {each.end: each.peak_bytes for each in memory.known if each.start == start}
     needs = []
     for end, estimate in zip(ends, _estimate_growth(graph, start, ends), strict=True):
         growth = known.get(end, math.ceil(memory.factor * estimate) + memory.constant_bytes)
-        needs.append(RUNTIME_BYTES + growth + FRAMES_HELD * (entry + graph.cut_at[end].bytes))
+        needs.append(RUNTIME_BYTES + growth + frames * (entry + graph.cut_at[end].bytes))
     return needs
 
 
@@ -72,9 +74,9 @@ def most_memory_bytes(graph: Graph, memory: MemoryModel) -> int:
 def fit_memory(graph: Graph, measured: Iterable[MeasuredGrowth]) -> MemoryModel:
     """What `measured` segments of `graph` tell of the others; of one that was measured twice the later counts.
 
-    The factor is that of the largest, whose constant parts matter least; the constant is as large as any measured
-    segment needs beyond that, so that none is expected to take less than it took. Entries that are no segment of
-    `graph` are passed over.
+    The factor is the slope of the line that fits them best, if that is a sensible one, else that of the largest alone,
+    whose constant parts matter least; the constant is as large as any measured segment needs beyond that, so that none
+    is expected to take less than it took. Entries that are no segment of `graph` are passed over.
     """
     known = {
         (each.start, each.end): each.peak_bytes
@@ -84,10 +86,22 @@ def fit_memory(graph: Graph, measured: Iterable[MeasuredGrowth]) -> MemoryModel:
     if not known:
         return ESTIMATED
     estimates = {ends: _estimate_growth(graph, ends[0], ends[1:])[0] for ends in known}
-    largest = max(known, key=lambda ends: (estimates[ends], known[ends]))
-    factor = known[largest] / estimates[largest] if estimates[largest] else 1.0
+    factor = _fit_factor([(estimates[ends], known[ends]) for ends in known])
     constant = max(0, *(known[ends] - math.floor(factor * estimates[ends]) for ends in known))
     return MemoryModel(factor, constant, tuple(sorted(MeasuredGrowth(*ends, peak) for ends, peak in known.items())))
+
+
+def _fit_factor(points: Sequence[tuple[int, int]]) -> float:
+    """Of (estimate, measured) pairs, at least one."""
+    middle = sum(estimate for estimate, _ in points) / len(points)
+    mean = sum(measured for _, measured in points) / len(points)
+    spread = math.fsum((estimate - middle) ** 2 for estimate, _ in points)
+    if spread > 0:
+        slope = math.fsum((estimate - middle) * (measured - mean) for estimate, measured in points) / spread
+        if slope > 0 and mean >= slope * middle:  # neither of these can be less than nothing
+            return slope
+    estimate, measured = max(points)
+    return measured / estimate if estimate else 1.0
 
 
 def _estimate_growth(graph: Graph, start: int, ends: Sequence[int]) -> list[int]:

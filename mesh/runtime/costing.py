@@ -8,29 +8,28 @@ measured for every pair, and again when they are old. Called by whoever plans, w
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import statistics
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from itertools import accumulate, pairwise, permutations
+from itertools import accumulate, permutations
 
 from mesh.core.costs import Costs, DeviceCosts, DeviceType, type_of
 from mesh.core.fleet import BYTE_SECONDS, MESSAGE_SECONDS, Capabilities, Handling, Link
 from mesh.core.graph import Graph
-from mesh.core.ids import NodeId, Sha256
+from mesh.core.ids import NodeId
 from mesh.core.plan import PlanOptions
 from mesh.core.profile import SegmentTimes, TimedPart, refine
 from mesh.core.report import ModelProfile
-from mesh.core.segments import segment_between
 from mesh.errors import MeshError, NodeLost, StorageError, Timeout
-from mesh.model.extract import extract
 from mesh.model.read import SourceModel
 from mesh.runtime.coordinator import Progress
 from mesh.runtime.fleet import Answered
-from mesh.runtime.memory_costs import keep_memory, memory_age, memory_model
+from mesh.runtime.measure import MEMORY_FACTOR
+from mesh.runtime.memory_costs import keep_profile_memory, memory_age, memory_model
+from mesh.runtime.piecewise import measure_pieces
 from mesh.runtime.profiling import PROFILE_BUDGET_S, part_positions, spread_profile
-from mesh.runtime.sending import send_content
+from mesh.runtime.sending import send_content, send_parts
 from mesh.storage.cost_figures import ModelCost
 from mesh.storage.cost_store import CostStore
 
@@ -198,20 +197,23 @@ async def _save(store: CostStore, progress: Progress) -> None:
 async def _measure_type(
     node: Answered, model: SourceModel, graph: Graph, may_cut: bool, store: CostStore, progress: Progress
 ) -> ModelCost | None:
-    """What the model takes on `node`; None, with the reason told, where it cannot run it whole."""
-    told = node.view.capabilities
+    """What the model takes on `node`, whole or else in pieces; None, with the reason told, where it can run neither."""
+    times: SegmentTimes | None
     seconds = await _measure_model(node, model, progress)
-    if seconds is None:
+    if seconds is not None:
+        profile, positions = await _profile(node, model, graph, store, progress) if may_cut else (ModelProfile(), [])
+        times = await asyncio.to_thread(spread_profile, model, graph, seconds, profile, positions)
+    else:
+        times = await measure_pieces(node, model, graph, store, progress) if may_cut else None
+    if times is None:
         return None
-    profile, positions = await _profile(node, model, graph, store, progress) if may_cut else (ModelProfile(), [])
-    times = await asyncio.to_thread(spread_profile, model, graph, seconds, profile, positions)
     return ModelCost(
         times.group_seconds,
         time.time(),
         run_seconds=times.run_seconds,
         cut_seconds=times.cut_seconds,
         is_profiled=may_cut,
-        gflops=told.gflops,
+        gflops=node.view.capabilities.gflops,
     )
 
 
@@ -223,11 +225,8 @@ async def _profile(
     name = node.view.capabilities.name
     positions = part_positions(graph)
     try:
-        digests = []
-        for start, end in pairwise(positions):
-            data = await asyncio.to_thread(extract, model, graph, segment_between(graph, start, end))
-            digests.append(Sha256(hashlib.sha256(data).hexdigest()))
-            await send_content(node, digests[-1], data)
+        sent = await send_parts(node, model, graph, positions)
+        digests = [sha256 for sha256, _, _ in sent]
         profile = await node.client.profile_model(model.sha256, digests, PROFILE_BUDGET_S)
     except NodeLost:
         raise
@@ -235,9 +234,8 @@ async def _profile(
         progress(f"{name}: the time of each part is estimated from its operations: {error}")
         return ModelProfile(), positions
     progress(f"{name}: {len(profile.kernels)} kernels and {len(digests)} parts are timed")
-    parts = zip(digests, positions, positions[1:], profile.part_peak_bytes, strict=False)
-    whole = (model.sha256, 0, len(graph.groups), profile.peak_bytes)
-    keep_memory(store, graph, type_of(node.view.capabilities), [whole, *parts])
+    whole = (model.sha256, 0, len(graph.groups))
+    keep_profile_memory(store, graph, type_of(node.view.capabilities), profile, whole, sent)
     return profile, positions
 
 
@@ -251,14 +249,18 @@ def describe_age(seconds: float) -> str:
 
 async def _measure_model(node: Answered, model: SourceModel, progress: Progress) -> float | None:
     """Seconds of one run of the whole model on `node`; None, with the reason told, where it cannot run it."""
-    name = node.view.capabilities.name
+    told = node.view.capabilities
+    name = told.name
+    if MEMORY_FACTOR * len(model.data) > told.memory_available_bytes:  # it would refuse, after all these bytes
+        progress(f"{name} cannot hold the model whole")
+        return None
     try:
         await send_content(node, model.sha256, model.data)
         measured = await node.client.measure_model(model.sha256, MEASURE_BUDGET_S)
     except NodeLost:
         raise
     except MeshError as error:
-        progress(f"{name} cannot run the model whole, its speed is estimated: {error}")
+        progress(f"{name} cannot run the model whole: {error}")
         return None
     progress(f"{name} runs the whole model in {measured.run_seconds * 1e3:.2f} ms")
     return measured.run_seconds

@@ -14,7 +14,7 @@ from mesh.core.graph import Graph
 from mesh.core.ids import NodeId, Sha256
 from mesh.core.memory import MeasuredGrowth, MemoryModel
 from mesh.core.plan import FLOAT, Plan
-from mesh.core.report import StageReport
+from mesh.core.report import ModelProfile, StageReport
 from mesh.planning.memory import fit_memory
 from mesh.storage.cost_figures import MAX_PEAK_BYTES, MemoryCost
 from mesh.storage.cost_store import CostStore
@@ -42,6 +42,19 @@ def keep_memory(
     for sha256, start, end, peak_bytes in measured:
         if 0 < peak_bytes <= MAX_PEAK_BYTES:
             store.put_memory(sha256, where, MemoryCost(graph.model_sha256, start, end, peak_bytes, time.time()))
+
+
+def keep_profile_memory(
+    store: CostStore,
+    graph: Graph,
+    where: DeviceType,
+    profile: ModelProfile,
+    whole: tuple[Sha256, int, int],
+    parts: Sequence[tuple[Sha256, int, int]],
+) -> None:
+    """What a profile of `whole`, which may be a piece of the model, says of it and of its `parts`."""
+    peaks = zip(parts, profile.part_peak_bytes, strict=False)
+    keep_memory(store, graph, where, [(*whole, profile.peak_bytes), *((*part, peak) for part, peak in peaks)])
 
 
 def keep_stage_memory(

@@ -25,16 +25,18 @@ PARTS = 4
 """Together they are as large as the model, and they have six ends that are cut."""
 
 
-def part_positions(graph: Graph, parts: int = PARTS) -> list[int]:
-    """Ends of parts with about equal work, where the model has the cuts; ascending from 0 to the last group."""
+def part_positions(graph: Graph, parts: int = PARTS, start: int = 0, end: int | None = None) -> list[int]:
+    """Ends of parts of groups `[start, end)`, of all by default, with about equal work, where the model has the cuts;
+    ascending from `start` to `end`."""
     before = [0]
     for group in graph.groups:
         before.append(before[-1] + group.flops)
-    end = len(graph.groups)
-    legal = [cut.position for cut in graph.cuts if 0 < cut.position < end]
-    wanted = [before[-1] * part / parts for part in range(1, parts)]
-    inner = {min(legal, key=lambda position: abs(before[position] - work)) for work in wanted} if legal else set()
-    return [0, *sorted(inner), end]
+    end = len(graph.groups) if end is None else end
+    legal = [cut.position for cut in graph.cuts if start < cut.position < end]
+    work = before[end] - before[start]
+    wanted = [before[start] + work * part / parts for part in range(1, parts)]
+    inner = {min(legal, key=lambda position: abs(before[position] - each)) for each in wanted} if legal else set()
+    return [start, *sorted(inner), end]
 
 
 def spread_profile(

@@ -6,10 +6,17 @@ The hash is of the bytes themselves: the node's content store checks it whatever
 from __future__ import annotations
 
 import asyncio
+import hashlib
+from collections.abc import Sequence
+from itertools import pairwise
 
 from mesh.core.coding import LOSSLESS
+from mesh.core.graph import Graph
 from mesh.core.ids import Sha256
+from mesh.core.segments import segment_between
 from mesh.errors import NodeLost, StorageError, Timeout
+from mesh.model.extract import extract
+from mesh.model.read import SourceModel
 from mesh.packing import Piece, is_available, pack_piece
 from mesh.runtime.fleet import Answered
 
@@ -25,6 +32,20 @@ async def send_content(node: Answered, sha256: Sha256, data: bytes) -> None:
         raise NodeLost(error.message, hint="check that it runs and can be reached") from None
     except StorageError as error:
         raise type(error)(f"{node.view.capabilities.name}: {error.message}", hint=error.hint) from None
+
+
+async def send_parts(
+    node: Answered, model: SourceModel, graph: Graph, positions: Sequence[int]
+) -> list[tuple[Sha256, int, int]]:
+    """Cut `model` at `positions` and send the parts: content, first group, last group (exclusive) of each. Raises as
+    `send_content` does, and `ModelInvalid` for what cannot be cut."""
+    sent = []
+    for start, end in pairwise(positions):
+        data = await asyncio.to_thread(extract, model, graph, segment_between(graph, start, end))
+        sha256 = Sha256(hashlib.sha256(data).hexdigest())
+        await send_content(node, sha256, data)
+        sent.append((sha256, start, end))
+    return sent
 
 
 async def _pack(data: bytes) -> Piece:

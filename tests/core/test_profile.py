@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mesh.core.profile import TimedPart, fit_segments, refine, steady_seconds
+from mesh.core.profile import TimedPart, TimedPiece, fit_segments, join_pieces, refine, steady_seconds
 
 GROUPS = [1.0, 3.0, 2.0, 2.0]
 
@@ -26,6 +26,34 @@ def test_parts_made_of_a_call_and_of_cuts_are_explained_exactly(run: float, cut:
     assert times.whole_seconds == pytest.approx(8.0)
     for start, end in ((0, 1), (1, 2), (2, 3), (0, 2), (1, 3), (0, 3)):
         assert times.seconds(start, end) == pytest.approx(true(start, end), rel=1e-6)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.floats(0, 0.2), st.floats(0, 0.2), st.lists(st.sampled_from([2, 3, 4]), min_size=2, max_size=4))
+def test_pieces_are_joined_to_what_the_whole_would_take(run: float, cut: float, sizes: list[int]) -> None:
+    groups = [1.0 + index % 3 for index in range(sum(sizes))]
+
+    def true(start: int, end: int) -> float:
+        return run + sum(groups[start:end]) + ((start > 0) + (end < len(groups))) * cut
+
+    pieces, start = [], 0
+    for size in sizes:
+        end, middle = start + size, start + size // 2
+        parts = tuple(TimedPart(s, e, true(s, e)) for s, e in ((start, middle), (middle, end)))
+        # proportions only: a kernel profile runs at a pace of its own
+        pieces.append(TimedPiece(start, true(start, end), tuple(7 * each for each in groups[start:end]), parts))
+        start = end
+    times = join_pieces(pieces)
+    assert times.group_seconds == pytest.approx(groups, rel=1e-6)
+    assert (times.run_seconds, times.cut_seconds) == (pytest.approx(run, abs=1e-6), pytest.approx(cut, abs=1e-6))
+
+
+def test_a_piece_without_parts_takes_what_it_took() -> None:
+    times = join_pieces([TimedPiece(0, 3.0, (1.0, 2.0)), TimedPiece(2, 8.0, (0.0, 1.0, 1.0))])
+    assert times.group_seconds == (1.0, 2.0, 0.0, 4.0, 4.0) and (times.run_seconds, times.cut_seconds) == (0, 0)
+    half = TimedPart(0, 1, 0.9)
+    times = join_pieces([TimedPiece(0, 1.0, (1.0, 1.0), (half,)), TimedPiece(2, 0.1, (1.0,))])
+    assert times.run_seconds < 0.1 and min(times.group_seconds) > 0, "however little a piece took"
 
 
 def test_parts_faster_than_their_share_make_no_negative_price() -> None:

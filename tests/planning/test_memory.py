@@ -53,9 +53,12 @@ def test_a_measured_segment_needs_what_it_took_and_others_in_proportion() -> Non
     assert growth(0, END, memory) == whole
     assert growth(2, 5, memory) == pytest.approx(3 * estimates[2, 5], abs=1)
     part = 3 * estimates[0, 4] + 1000
+    memory = fit_memory(GRAPH, [MeasuredGrowth(0, END, whole + 1000), MeasuredGrowth(0, 4, part)])
+    assert growth(0, 4, memory) == part and growth(0, END, memory) == whole + 1000
+    assert growth(2, 5, memory) == pytest.approx(3 * estimates[2, 5] + 1000, abs=2), "a process of its own costs 1000"
+    falling = fit_memory(GRAPH, [MeasuredGrowth(0, END, whole), MeasuredGrowth(0, 4, 2 * whole)])
+    assert falling.factor == pytest.approx(3), "no line: then as the largest"
     memory = fit_memory(GRAPH, [MeasuredGrowth(0, END, whole), MeasuredGrowth(0, 4, part)])
-    assert growth(0, 4, memory) == part and growth(0, END, memory) == whole
-    assert growth(2, 5, memory) == pytest.approx(3 * estimates[2, 5] + 1000, abs=2)
     assert memory.knows(0, 4) and not memory.knows(2, 5)
     assert growth(0, 4, memory.unmeasured()) >= part and not memory.unmeasured().known
 
