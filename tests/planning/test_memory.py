@@ -11,7 +11,7 @@ import pytest
 from mesh.core.costs import Costs, DeviceCosts
 from mesh.core.fleet import Handling, Link
 from mesh.core.memory import ESTIMATED, MeasuredGrowth, MemoryModel
-from mesh.core.plan import Plan
+from mesh.core.plan import FLOAT, Plan
 from mesh.errors import UsageError
 from mesh.planning.exact import plan
 from mesh.planning.explain import describe, explain
@@ -21,9 +21,12 @@ from mesh.planning.memory import (
     fit_memory,
     memory_from,
     most_memory_bytes,
+    of_variant,
     segment_memory_bytes,
+    stage_memory_bytes,
 )
 from mesh.planning.problem import Infeasible, Problem
+from mesh.planning.space import Space, Variant
 from mesh.planning.validate import problems
 from tests.planning.instances import PLENTY, chain_graph, node_ids, random_graph
 from tests.planning.space_instances import random_instance
@@ -111,6 +114,17 @@ def test_the_validator_refuses_what_measured_memory_forbids() -> None:
     assert problems(answer, GRAPH, problem.devices, room) == ()
     (complaint,) = problems(answer, GRAPH, problem.devices, room, memory=more)
     assert "of memory, the stage needs" in complaint
+
+
+def test_what_was_measured_of_the_model_is_only_the_scale_of_its_variants() -> None:
+    memory = fit_memory(GRAPH, [MeasuredGrowth(0, END, 3 * growth(0, END)), MeasuredGrowth(0, 4, growth(0, 4) + 1)])
+    assert of_variant(memory, FLOAT).knows(0, END) and not of_variant(memory, "int8").knows(0, END)
+    half = Variant("half", {}, weight_bytes={name: size // 2 for name, size in GRAPH.weight_bytes.items()})
+    problem = board_of(PLENTY, memory)
+    (device,) = problem.devices
+    space = Space(variants=(half,))
+    need = stage_memory_bytes(GRAPH, 0, END, device, problem.costs, space, "half")
+    assert need < stage_memory_bytes(GRAPH, 0, END, device, problem.costs, space)
 
 
 def test_plans_by_measured_memory_pass_the_validator() -> None:
