@@ -51,9 +51,10 @@ def test_pieces_are_joined_to_what_the_whole_would_take(run: float, cut: float, 
 def test_a_piece_without_parts_takes_what_it_took() -> None:
     times = join_pieces([TimedPiece(0, 3.0, (1.0, 2.0)), TimedPiece(2, 8.0, (0.0, 1.0, 1.0))])
     assert times.group_seconds == (1.0, 2.0, 0.0, 4.0, 4.0) and (times.run_seconds, times.cut_seconds) == (0, 0)
-    half = TimedPart(0, 1, 0.9)
-    times = join_pieces([TimedPiece(0, 1.0, (1.0, 1.0), (half,)), TimedPiece(2, 0.1, (1.0,))])
-    assert times.run_seconds < 0.1 and min(times.group_seconds) > 0, "however little a piece took"
+    halves = (TimedPart(0, 1, 0.7), TimedPart(1, 2, 1.1))
+    times = join_pieces([TimedPiece(0, 1.0, (1.0, 1.0), halves), TimedPiece(2, 0.1, (1.0,))])
+    assert times.cut_seconds == pytest.approx(0.4) and times.run_seconds == pytest.approx(0, abs=1e-9)
+    assert min(times.group_seconds) > 0, "however little a piece took"
 
 
 def test_parts_faster_than_their_share_make_no_negative_price() -> None:

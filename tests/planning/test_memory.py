@@ -94,6 +94,11 @@ def test_no_measured_segment_is_expected_to_take_less_and_none_needs_more_than_t
             assert max(needs, default=0) <= most_memory_bytes(graph, memory), seed
 
 
+def test_what_was_measured_beyond_any_line_counts_among_the_most() -> None:
+    beyond = MemoryModel(known=(MeasuredGrowth(0, 4, 10**12),))
+    assert most_memory_bytes(GRAPH, beyond) >= segment_memory_bytes(GRAPH, 0, 4, beyond) > 10**12
+
+
 def test_a_board_is_turned_away_and_taken_by_what_was_measured() -> None:
     room = segment_memory_bytes(GRAPH, 0, END)
     assert isinstance(plan(board_of(room, ESTIMATED)), Plan)
