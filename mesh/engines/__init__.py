@@ -96,7 +96,11 @@ def make_engine(name: str = DEFAULT_ENGINE) -> Engine:
 
 def import_runtime(name: str) -> None:
     """What the engine would import as it loads its first model. Raises `LoadFailed`, `MissingExtra`."""
-    if name == "onnxruntime":
+    if name == DEFAULT_ENGINE:
         from mesh.engines.onnx_runtime import import_runtime as import_onnx_runtime
 
         import_onnx_runtime()
+    elif name == OPENVINO:
+        from mesh.engines.openvino import import_runtime as import_openvino
+
+        import_openvino()

@@ -62,7 +62,7 @@ class OpenVinoEngine:
 
     def load(self, model: bytes | Path, options: LoadOptions) -> OpenVinoSession:
         """Raises `LoadFailed` with the reason, `MissingExtra` where OpenVINO is not installed."""
-        runtime = _import_runtime()
+        runtime = import_runtime()
         try:
             inputs, outputs = read_ends(model.read_bytes() if isinstance(model, Path) else model)
         except OSError as error:
@@ -80,7 +80,7 @@ class OpenVinoEngine:
             raise LoadFailed(f"OpenVINO cannot load the model: {_reason(error)}") from error
 
 
-def _import_runtime() -> Any:
+def import_runtime() -> Any:
     if "openvino" not in sys.modules:
         sys.modules.setdefault(_REPORTER, None)  # type: ignore[arg-type] # documented: its import then fails
     try:

@@ -216,8 +216,7 @@ class EngineLease:
     @property
     def peak_bytes(self) -> int:
         """Memory that loading and running it took, in all lanes; 0 until every one has told."""
-        told = [lane.peak_bytes for lane in self.engine.lanes]
-        return sum(told) if all(told) else 0
+        return sum(told) if all(told := [lane.peak_bytes for lane in self.engine.lanes]) else 0
 
     def submit(
         self,
