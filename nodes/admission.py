@@ -70,6 +70,14 @@ class Gate:
         return scores.accuracy, scores.sqnr_db, reason
 
 
+@dataclass(frozen=True, slots=True)
+class Footprint:
+    """What a loaded model took; None where its engine does not tell."""
+
+    load_ms: float | None = None
+    peak_bytes: int | None = None
+
+
 class Loaded(Protocol):
     async def answers(self, samples: Sequence[dict[str, Array]]) -> list[list[Array]]:
         """The outputs of each run, in order. Raises `MeshError`."""
@@ -77,6 +85,10 @@ class Loaded(Protocol):
 
     async def time_ms(self, feeds: dict[str, Array], runs: int) -> float:
         """What the engines took per run, in milliseconds: the median of `runs` in a row. Raises `MeshError`."""
+        ...
+
+    async def footprint(self) -> Footprint:
+        """Of its engine, once it has run. Raises `MeshError`."""
         ...
 
 
@@ -124,6 +136,10 @@ def describe(admission: Admission, metric: str) -> str:
         told += f", {admission.p50_ms:.3g} ms"
     if admission.speed_up is not None and admission.variant != FLOAT:
         told += f", {admission.speed_up:.2f} times the speed of float"
+    if admission.load_ms is not None:
+        told += f", loaded in {admission.load_ms:.3g} ms"
+    if admission.peak_bytes is not None:
+        told += f", {admission.peak_bytes / 1e6:.3g} MB"
     return f"{admission.variant} admitted: {told}"
 
 
@@ -175,7 +191,17 @@ async def _judge(candidate: Candidate, loaded: Loaded, beside: Loaded | None, ga
     samples = gate.golden_set.samples
     answers = await loaded.answers(samples)
     accuracy, sqnr_db, reason = gate.why_refused(answers, candidate.golden_accuracy)
-    found = Admission(candidate.name, device, reason, accuracy, sqnr_db, at=time.time())
+    took = await loaded.footprint()
+    found = Admission(
+        candidate.name,
+        device,
+        reason,
+        accuracy,
+        sqnr_db,
+        load_ms=took.load_ms,
+        peak_bytes=took.peak_bytes,
+        at=time.time(),
+    )
     if reason or beside is None:
         return _Judged(found)
     own_ms, float_ms = await _run_in_turns(loaded, beside, samples)
@@ -223,7 +249,7 @@ class MeshBench:
     async def load(self, data: bytes, name: str, options: PlanOptions) -> AsyncIterator[Loaded]:
         try:
             deployment = await self._mesh.coordinator.deploy(data, name, options, lambda text: None)
-            yield _Deployed(Model(self._mesh, deployment))
+            yield _Deployed(self._mesh, Model(self._mesh, deployment))
         finally:
             await carry_through(self._remove(name), 2 * REMOVE_LIMIT_S)
 
@@ -238,8 +264,17 @@ class MeshBench:
 
 
 class _Deployed:
-    def __init__(self, model: Model) -> None:
+    def __init__(self, mesh: Mesh, model: Model) -> None:
+        self._mesh = mesh
         self._model = model
+
+    async def footprint(self) -> Footprint:
+        """Of a model in one stage on one device, as those are that a device is asked about."""
+        async with _limited(RUN_LIMIT_S):
+            stages = [stage for report in await self._mesh.status(self._model.name) for stage in report.stages]
+        if len(stages) != 1:
+            return Footprint()
+        return Footprint(stages[0].load_seconds * 1e3 or None, stages[0].peak_bytes or None)
 
     async def answers(self, samples: Sequence[dict[str, Array]]) -> list[list[Array]]:
         names = [spec.name for spec in self._model.outputs]

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from nodes.admission import Gate
 
 FILE_NAME = "admissions.json"
-VERSION = 1
+VERSION = 2
 
 MAX_ENTRIES = 2048
 """Eight variants of 256 models and devices; the oldest go first."""

@@ -121,6 +121,8 @@ def deployment_document(report: DeploymentReport, plan: dict[str, Any]) -> dict[
                 "throughput_per_s": stage.throughput_per_s,
                 "dropped": stage.dropped,
                 "failed": stage.failed,
+                "peak_bytes": stage.peak_bytes or None,
+                "load_ms": stage.load_seconds * 1e3 or None,
                 "sent_bytes": {device or "client": count for device, count in stage.sent_bytes.items()},
             }
             for stage in report.stages

@@ -29,6 +29,8 @@ class StageReport:
     """Payload of frames that left, by the device that they went to; "" are clients, which take answers."""
     peak_bytes: int = 0
     """Resident growth of its engine by loading and its first runs, all copies together; 0 where it is not known."""
+    load_seconds: float = 0.0
+    """That its engine took to load the segment; 0 where it is not known."""
 
 
 @dataclass(frozen=True, slots=True)

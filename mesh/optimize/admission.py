@@ -30,6 +30,10 @@ class Admission:
     p95_ms: float | None = None
     speed_up: float | None = None
     """Over float on the same device, in turns; None where float was not timed beside it."""
+    load_ms: float | None = None
+    """That the engine took to load it."""
+    peak_bytes: int | None = None
+    """What loading it and its first runs took; None where the engine does not tell."""
     at: float = 0.0
     """Unix time."""
 

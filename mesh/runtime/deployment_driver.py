@@ -378,4 +378,5 @@ def _report_stage(stage: Stage, node: NodeId) -> StageReport:
         counted.leaving_seconds,
         stage.sent_bytes,
         stage.engine.peak_bytes,
+        max((lane.load_seconds for lane in stage.engine.engine.lanes), default=0.0),
     )

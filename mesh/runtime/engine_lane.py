@@ -99,6 +99,8 @@ class Lane:
         self._owner = owner
         self._is_closing = False
         self.session: Session | None = None
+        self.load_seconds = 0.0
+        """That loading the session took; 0 before."""
         self.guard = threading.Lock()
         """Held while `running` changes, and by whoever ends that very run, so that it is not the next one."""
         self._thread = threading.Thread(target=self._work, name=f"engine-{name}", daemon=True)
@@ -141,6 +143,7 @@ class Lane:
 
     def _work(self) -> None:
         while not self._is_closing:
+            began = time.monotonic()
             try:
                 self.session = self._owner.load_session()
             except MeshError as error:
@@ -152,6 +155,7 @@ class Lane:
                 if not self._owner.lane_not_loaded(self, RunFailed(reason)):
                     return
                 continue
+            self.load_seconds = time.monotonic() - began
             try:
                 if not self._is_closing:
                     self._owner.lane_loaded(self, self.session)

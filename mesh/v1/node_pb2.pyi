@@ -135,7 +135,7 @@ class IntroduceResponse(_message.Message):
     def __init__(self) -> None: ...
 
 class StageStatus(_message.Message):
-    __slots__ = ("stage", "frames", "compute_seconds", "throughput_per_s", "dropped", "failed", "node_id", "waiting_seconds", "leaving_seconds", "sent_bytes", "peak_bytes")
+    __slots__ = ("stage", "frames", "compute_seconds", "throughput_per_s", "dropped", "failed", "node_id", "waiting_seconds", "leaving_seconds", "sent_bytes", "peak_bytes", "load_seconds")
     class SentBytesEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -154,6 +154,7 @@ class StageStatus(_message.Message):
     LEAVING_SECONDS_FIELD_NUMBER: _ClassVar[int]
     SENT_BYTES_FIELD_NUMBER: _ClassVar[int]
     PEAK_BYTES_FIELD_NUMBER: _ClassVar[int]
+    LOAD_SECONDS_FIELD_NUMBER: _ClassVar[int]
     stage: int
     frames: int
     compute_seconds: float
@@ -165,7 +166,8 @@ class StageStatus(_message.Message):
     leaving_seconds: float
     sent_bytes: _containers.ScalarMap[str, int]
     peak_bytes: int
-    def __init__(self, stage: _Optional[int] = ..., frames: _Optional[int] = ..., compute_seconds: _Optional[float] = ..., throughput_per_s: _Optional[float] = ..., dropped: _Optional[int] = ..., failed: _Optional[int] = ..., node_id: _Optional[str] = ..., waiting_seconds: _Optional[float] = ..., leaving_seconds: _Optional[float] = ..., sent_bytes: _Optional[_Mapping[str, int]] = ..., peak_bytes: _Optional[int] = ...) -> None: ...
+    load_seconds: float
+    def __init__(self, stage: _Optional[int] = ..., frames: _Optional[int] = ..., compute_seconds: _Optional[float] = ..., throughput_per_s: _Optional[float] = ..., dropped: _Optional[int] = ..., failed: _Optional[int] = ..., node_id: _Optional[str] = ..., waiting_seconds: _Optional[float] = ..., leaving_seconds: _Optional[float] = ..., sent_bytes: _Optional[_Mapping[str, int]] = ..., peak_bytes: _Optional[int] = ..., load_seconds: _Optional[float] = ...) -> None: ...
 
 class DeploymentStatus(_message.Message):
     __slots__ = ("deployment", "state", "reason", "stages", "events", "leaving")

@@ -246,6 +246,7 @@ def _fill_report(proto: ReportMessage, report: DeploymentReport) -> ReportMessag
             leaving_seconds=stage.leaving_seconds,
             sent_bytes=stage.sent_bytes,
             peak_bytes=stage.peak_bytes,
+            load_seconds=stage.load_seconds,
         )
         for stage in report.stages
     )
@@ -285,6 +286,7 @@ def _stage_report_from_proto(proto: node_pb2.StageStatus) -> StageReport:
         leaving_seconds=check_number(proto.leaving_seconds, "leaving_seconds"),
         sent_bytes=_sent_bytes_from_proto(proto.sent_bytes),
         peak_bytes=proto.peak_bytes,
+        load_seconds=check_number(proto.load_seconds, "load_seconds"),
     )
 
 

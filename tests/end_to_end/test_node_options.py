@@ -96,6 +96,8 @@ def test_a_node_with_stated_power_tells_what_a_frame_takes(tmp_path: Path) -> No
         assert each["watts"] == {"busy": 15.0, "idle": 3.0}
         energy = alone.run("bench", "digits", "--seconds", "1", "--json").ok().document()["energy"]
         assert energy["joules_per_frame"] > 0
+        (stage,) = alone.run("status", "digits", "--json").ok().document()["deployments"][0]["stages"]
+        assert stage["load_ms"] > 0 and stage["peak_bytes"] > 0
         assert "mJ per frame" in alone.run("bench", "digits", "--seconds", "0.5").ok().stdout
         plan = alone.run("plan", str(DIGITS), "--objective", "energy", "--json").ok().document()
         assert "J per frame" in plan["certificate"]

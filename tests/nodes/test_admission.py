@@ -23,6 +23,7 @@ from mesh.optimize.turns import LEAST_ROUNDS
 from mesh.optimize.verdict import make_golden
 from nodes.admission import (
     Candidate,
+    Footprint,
     Gate,
     Loaded,
     MeshBench,
@@ -92,6 +93,9 @@ class PlayedModel:
         assert len(samples) == COUNT
         return answers(self.bench.right.get((self.device, self.data), COUNT))
 
+    async def footprint(self) -> Footprint:
+        return Footprint(12.5, len(self.data) * 1_000_000)
+
     async def time_ms(self, feeds: dict[str, Any], runs: int) -> float:
         assert 1 <= runs <= 64
         return self.bench.ms.get(self.data, 10.0)
@@ -120,7 +124,8 @@ async def test_each_variant_is_judged_and_timed_on_each_device() -> None:
     assert "falls by 50.00 points" in refused.reason
     assert refused.p50_ms is None, "what is refused needs no time"
     assert describe(refused, "top-1").startswith("int8 refused: top-1 falls")
-    assert "2.50 times" in describe(found[A, "int8"], "top-1")
+    assert describe(found[A, "int8"], "top-1").endswith("2.50 times the speed of float, loaded in 12.5 ms, 4 MB")
+    assert (found[A, "float"].load_ms, found[A, "float"].peak_bytes) == (12.5, 5_000_000)
 
 
 async def test_the_next_time_nothing_is_asked_again_unless_something_changed(tmp_path: Path) -> None:

@@ -25,6 +25,12 @@ def test_a_stage_sends_to_no_more_devices_than_it_can_have(peers: list[str]) -> 
         convert.report_from_proto(proto)
 
 
+def test_what_an_engine_took_returns() -> None:
+    stage = StageReport(0, 1, 0.1, 1.0, 0, 0, peak_bytes=1 << 40, load_seconds=0.25)
+    report = DeploymentReport(DEPLOYMENT, "active", "", (stage,), ())
+    assert convert.report_from_proto(convert.report_to_proto(report)) == report
+
+
 @pytest.mark.parametrize("variant", ["float", "int8"])
 def test_a_plan_tells_its_variant(variant: str) -> None:
     plan = replace(DEPLOYMENT.plan, variant=variant)
