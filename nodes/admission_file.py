@@ -1,8 +1,8 @@
 """What devices were found to do with variants, kept between commands: a cache that nothing depends on.
 
-One JSON file beside the commands' costs. Entries are of a node, its runtime and mode, the variant's and the golden
-set's bytes and the limits; any of them different, and the variant is judged again. A file that cannot be read is made
-anew. Commands at the same time may lose each other's last entries, and never damage it: it is replaced whole.
+One JSON file beside the commands' costs. Entries are of a node, its runtime, mode and governor, the variant's and the
+golden set's bytes and the limits; any of them different, and the variant is judged again. A file that cannot be read is
+made anew. Commands at the same time may lose each other's last entries, and never damage it: it is replaced whole.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ MAX_ENTRIES = 2048
 MAX_FILE_BYTES = 4 << 20
 
 MAX_AGE_S = 30 * 86_400.0
-"""Cooling, governors and neighbours change what a device can do; arithmetic seldom does."""
+"""Cooling and neighbours change what a device can do; arithmetic seldom does."""
 
 _TEXTS = frozenset({"variant", "device", "reason"})
 
@@ -49,6 +49,7 @@ def key_of(sha256: str, golden_accuracy: float | None, gate: Gate, node: Capabil
         node.cores,
         node.runtime_version,
         node.mode,
+        node.governor,
     ]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 

@@ -45,6 +45,7 @@ def node_document(view: NodeView) -> dict[str, Any]:
         "unusable_providers": {p.name: p.detail for p in can.providers if not p.usable},
         "gflops": can.gflops,
         "memory_gb_per_s": can.memory_gb_per_s,
+        "governor": can.governor or None,
         "watts": None if can.watts is None else {"busy": can.watts.busy, "idle": can.watts.idle},
         "codecs": {codec.name: [codec.encode_byte_seconds, codec.decode_byte_seconds] for codec in can.codecs},
         "runtime_version": can.runtime_version,

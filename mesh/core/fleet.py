@@ -76,6 +76,8 @@ class Capabilities:
     """That it speaks besides raw tensors; empty while measuring."""
     watts: Watts | None = None
     """As its owner states them."""
+    governor: str = ""
+    """What decides its clock frequency now; empty where it does not tell."""
 
     @property
     def can_run(self) -> bool:

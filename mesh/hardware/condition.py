@@ -38,11 +38,16 @@ def read_throttling(root: Path = Path("/")) -> Throttling:
         hottest_celsius=hottest,
         critical_celsius=limit,
         frequency_limit_share=_read_frequency_share(cpus / "cpu0/cpufreq"),
-        governor=_read(cpus / "cpu0/cpufreq/scaling_governor"),
+        governor=read_governor(root),
         throttled_events=max(throttled, default=0),
         firmware_flags=_read_firmware_flags(root),
         quota_stopped_share=_read_stopped_share(root),
     )
+
+
+def read_governor(root: Path = Path("/")) -> str:
+    """What decides the clock frequency, such as "ondemand"; empty where the system does not tell."""
+    return _read(root / "sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
 
 
 def _read_heat(thermal: Path) -> tuple[float | None, float | None]:

@@ -22,6 +22,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mesh.core.fleet import CodecSpeed, Provider
+from mesh.hardware.condition import read_governor
 from mesh.hardware.hardware_name import read_hardware_name
 from mesh.hardware.limits import read_limits
 
@@ -63,6 +64,8 @@ class StaticFacts:
     disk_available_bytes: int
     hardware: str = ""
     """What the board or its processor calls itself; empty where it does not say."""
+    governor: str = ""
+    """What decides the clock frequency; empty where the system does not tell."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +95,7 @@ def static_facts(data_dir: Path) -> StaticFacts:
         memory_available_bytes=limits.memory_available_bytes,
         disk_available_bytes=shutil.disk_usage(existing).free,
         hardware=read_hardware_name(),
+        governor=read_governor(),
     )
 
 

@@ -180,6 +180,7 @@ class Node:
             mode=self._mode,
             codecs=self._probe.codecs,
             watts=self._settings.watts,
+            governor=facts.governor,
         )
 
     def _advertisement(self, address: str) -> Advertisement:

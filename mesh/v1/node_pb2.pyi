@@ -59,7 +59,7 @@ class CodecSpeed(_message.Message):
     def __init__(self, name: _Optional[str] = ..., encode_byte_seconds: _Optional[float] = ..., decode_byte_seconds: _Optional[float] = ...) -> None: ...
 
 class Capabilities(_message.Message):
-    __slots__ = ("node_id", "name", "arch", "cores", "memory_bytes", "memory_available_bytes", "disk_available_bytes", "providers", "runtime_version", "gflops", "memory_gb_per_s", "state", "software_version", "hardware", "mode", "codecs", "watts_busy", "watts_idle")
+    __slots__ = ("node_id", "name", "arch", "cores", "memory_bytes", "memory_available_bytes", "disk_available_bytes", "providers", "runtime_version", "gflops", "memory_gb_per_s", "state", "software_version", "hardware", "mode", "codecs", "watts_busy", "watts_idle", "governor")
     NODE_ID_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
     ARCH_FIELD_NUMBER: _ClassVar[int]
@@ -78,6 +78,7 @@ class Capabilities(_message.Message):
     CODECS_FIELD_NUMBER: _ClassVar[int]
     WATTS_BUSY_FIELD_NUMBER: _ClassVar[int]
     WATTS_IDLE_FIELD_NUMBER: _ClassVar[int]
+    GOVERNOR_FIELD_NUMBER: _ClassVar[int]
     node_id: str
     name: str
     arch: str
@@ -96,7 +97,8 @@ class Capabilities(_message.Message):
     codecs: _containers.RepeatedCompositeFieldContainer[CodecSpeed]
     watts_busy: float
     watts_idle: float
-    def __init__(self, node_id: _Optional[str] = ..., name: _Optional[str] = ..., arch: _Optional[str] = ..., cores: _Optional[float] = ..., memory_bytes: _Optional[int] = ..., memory_available_bytes: _Optional[int] = ..., disk_available_bytes: _Optional[int] = ..., providers: _Optional[_Iterable[_Union[Provider, _Mapping]]] = ..., runtime_version: _Optional[str] = ..., gflops: _Optional[float] = ..., memory_gb_per_s: _Optional[float] = ..., state: _Optional[_Union[NodeState, str]] = ..., software_version: _Optional[str] = ..., hardware: _Optional[str] = ..., mode: _Optional[str] = ..., codecs: _Optional[_Iterable[_Union[CodecSpeed, _Mapping]]] = ..., watts_busy: _Optional[float] = ..., watts_idle: _Optional[float] = ...) -> None: ...
+    governor: str
+    def __init__(self, node_id: _Optional[str] = ..., name: _Optional[str] = ..., arch: _Optional[str] = ..., cores: _Optional[float] = ..., memory_bytes: _Optional[int] = ..., memory_available_bytes: _Optional[int] = ..., disk_available_bytes: _Optional[int] = ..., providers: _Optional[_Iterable[_Union[Provider, _Mapping]]] = ..., runtime_version: _Optional[str] = ..., gflops: _Optional[float] = ..., memory_gb_per_s: _Optional[float] = ..., state: _Optional[_Union[NodeState, str]] = ..., software_version: _Optional[str] = ..., hardware: _Optional[str] = ..., mode: _Optional[str] = ..., codecs: _Optional[_Iterable[_Union[CodecSpeed, _Mapping]]] = ..., watts_busy: _Optional[float] = ..., watts_idle: _Optional[float] = ..., governor: _Optional[str] = ...) -> None: ...
 
 class GetCapabilitiesRequest(_message.Message):
     __slots__ = ()

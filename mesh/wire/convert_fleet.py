@@ -75,6 +75,7 @@ def capabilities_to_proto(capabilities: Capabilities) -> node_pb2.Capabilities:
             )
             for codec in capabilities.codecs
         ],
+        governor=capabilities.governor,
         watts_busy=capabilities.watts.busy if capabilities.watts is not None else 0.0,
         watts_idle=capabilities.watts.idle if capabilities.watts is not None else 0.0,
     )
@@ -103,6 +104,7 @@ def _capabilities_from_proto(proto: node_pb2.Capabilities, state: NodeState) -> 
         mode=check_label(proto.mode, "capabilities.mode"),
         codecs=check_list(proto.codecs, MAX_CODECS, "capabilities.codecs", _codec_from_proto),
         watts=_watts_from_proto(proto),
+        governor=check_label(proto.governor, "capabilities.governor"),
     )
 
 

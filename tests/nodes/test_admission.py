@@ -138,7 +138,13 @@ async def test_the_next_time_nothing_is_asked_again_unless_something_changed(tmp
     assert again.loaded == []
     await ask(again, AdmissionFile(path, is_anew=True), [view(A)])
     assert len(again.loaded) == 2
-    for change in ({"runtime_version": "2"}, {"mode": "2x1"}, {"cores": 2}, {"hardware": "other"}):
+    for change in (
+        {"runtime_version": "2"},
+        {"mode": "2x1"},
+        {"cores": 2},
+        {"hardware": "other"},
+        {"governor": "powersave"},
+    ):
         changed = PlayedBench()
         await ask(changed, AdmissionFile(path), [view(A, **change)])
         assert len(changed.loaded) == 2, change

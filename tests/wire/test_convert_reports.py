@@ -45,7 +45,10 @@ def test_readings_of_energy_return(reading: EnergyReading) -> None:
 @pytest.mark.parametrize(("busy", "idle"), [(1.0, 2.0), (math.nan, 0.0), (-1.0, 0.0)])
 def test_power_that_makes_no_sense_is_refused(busy: float, idle: float) -> None:
     proto = node_pb2.Capabilities(node_id="a" * 32, name="n", state="NODE_STATE_READY", watts_busy=4, watts_idle=1)
-    assert convert.capabilities_from_proto(proto).watts == Watts(4, 1)
+    proto.governor = "ondemand"
+    told = convert.capabilities_from_proto(proto)
+    assert (told.watts, told.governor) == (Watts(4, 1), "ondemand")
+    assert convert.capabilities_from_proto(convert.capabilities_to_proto(told)) == told
     proto.watts_busy, proto.watts_idle = busy, idle
     with pytest.raises(ProtocolViolation, match="watts"):
         convert.capabilities_from_proto(proto)
