@@ -14,6 +14,10 @@ from mqtt_parts import AT_ONCE, DIGITS, IMAGES, LIMIT_S, Ear, Gateway, Mosquitto
 
 LOSSLESS = 120
 """Messages of QoS 1 while broker and gateway are killed."""
+UNANSWERED = 10
+"""Messages that the broker holds when it is killed."""
+WRITTEN_S = 1.5
+"""The broker writes what it holds every second; what it accepted since then it loses when it is killed."""
 WINDOWS = 30
 ROWS = 8
 """Messages of a window."""
@@ -29,6 +33,8 @@ async def check_kills(ear: Ear, port: int, broker: Mosquitto, gateway: Gateway) 
     """Messages that the broker accepted at QoS 1 are all answered, through a killed gateway and a killed broker."""
     picture = jpeg(np.load(IMAGES)["image"][0])
     accepted: list[str] = []
+    flowing = asyncio.Event()
+    flowing.set()
 
     async def send() -> None:
         number = 0
@@ -36,6 +42,7 @@ async def check_kills(ear: Ear, port: int, broker: Mosquitto, gateway: Gateway) 
             try:
                 async with aiomqtt.Client("127.0.0.1", port, identifier="lossless") as client:
                     while number < LOSSLESS:
+                        await flowing.wait()
                         await client.publish(f"mesh/in/digits/n{number}", picture, qos=1, timeout=5)
                         accepted.append(f"mesh/out/digits/n{number}")
                         number += 1
@@ -53,9 +60,15 @@ async def check_kills(ear: Ear, port: int, broker: Mosquitto, gateway: Gateway) 
     gateway.start()
     await ear.until(lambda: ear.heard[state][-1] == b"online", "online again")
     await ear.until(lambda: len(accepted) > LOSSLESS // 2, "messages flow on")
-    await asyncio.sleep(1.2)  # the broker writes what it holds every second
+    gateway.signal(signal.SIGSTOP)  # so that the broker holds what nobody has answered
+    unanswered = len(accepted) + UNANSWERED
+    await ear.until(lambda: len(accepted) >= unanswered, "messages wait at the broker")
+    flowing.clear()
+    await asyncio.sleep(WRITTEN_S)
     await asyncio.to_thread(broker.end, signal.SIGKILL)
     await asyncio.to_thread(broker.start)
+    gateway.signal(signal.SIGCONT)
+    flowing.set()
     await sending
     await ear.until(lambda: all(topic in ear.heard for topic in accepted), "all are answered")
     print(

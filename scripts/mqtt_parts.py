@@ -87,6 +87,10 @@ class Gateway:
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(line, cwd=ROOT, stderr=log, stdout=log)
 
+    def signal(self, number: int) -> None:
+        assert self.process is not None
+        self.process.send_signal(number)
+
     def end(self, number: int) -> None:
         assert self.process is not None
         self.process.send_signal(number)

@@ -95,6 +95,8 @@ class ManualAcknowledgement:
         self._paho.manual_ack_set(True)
         self._pass_on: Any = self._paho.on_message
         self._paho.on_message = self._note
+        self._loop = asyncio.get_running_loop()
+        self._paho.on_socket_register_write = self._watch_for_writing
         self._repeated: set[int] = set()
         """Packet ids of messages that came with the flag DUP, which aiomqtt leaves out."""
         self._is_over = False
@@ -103,6 +105,23 @@ class ManualAcknowledgement:
         if message.dup and message.qos:
             self._repeated.add(message.mid)
         self._pass_on(client, userdata, message)
+
+    def _watch_for_writing(self, client: Any, userdata: Any, sock: Any) -> None:
+        """As aiomqtt does, but for a socket that is closed before its turn comes: its number is nobody's by then, or
+        another's."""
+
+        def write() -> None:
+            try:
+                self._paho.loop_write()
+            except Exception as error:  # as aiomqtt does: whatever it is, the connection is lost by it
+                if not self._client._disconnected.done():
+                    self._client._disconnected.set_exception(error)
+
+        def watch() -> None:
+            if sock.fileno() >= 0:
+                self._loop.add_writer(sock, write)
+
+        self._loop.call_soon_threadsafe(watch)
 
     def is_repeated(self, message: aiomqtt.Message) -> bool:
         """Asked once for each message, in the order of their coming."""

@@ -8,7 +8,8 @@ gateway that is killed gets it again. Windows of many messages are the exception
 acknowledgements sends nothing more, so of those that only wait for their window the oldest are acknowledged early.
 
 A message that comes again after a lost connection must not enter its source's window twice: what was made of it is
-kept until then (`mqtt_redelivery`), and told once more.
+kept until then (`mqtt_redelivery`), and told once more. A broker that was killed may have forgotten it, and with it
+what this gateway could not tell any more: what does not come again soon is told all the same.
 
 Made by `mesh pipeline run`, which hands in what processes a message.
 """
@@ -54,6 +55,12 @@ MAX_HELD = 12
 MAX_HELD_VERSION_5 = 48
 """With MQTT 5 it is `MAX_UNACKNOWLEDGED` that they send ahead."""
 
+MAX_UNTOLD = 1024
+"""Messages whose results the broker did not take; of more, the oldest are left to the broker."""
+
+RETELL_S = 2.0
+"""From a connection's beginning; what a broker sends again comes at once."""
+
 INFO_EVERY_S = 10.0
 
 AnswerMessage = Callable[[str, bytes, str, str], Awaitable[Sequence[bytes | MeshError]]]
@@ -73,7 +80,7 @@ class Served:
 
 @dataclass(frozen=True, slots=True)
 class _Held:
-    """A message whose results were told, and whose samples still wait."""
+    """A message and what was made of it."""
 
     key: tuple[str, str]
     sample: Sample
@@ -112,6 +119,8 @@ class MqttGateway:
         self._redelivery = Redelivery()
         self._held: OrderedDict[str, _Held] = OrderedDict()
         """By the message's id, in the order of their coming."""
+        self._untold: OrderedDict[str, _Held] = OrderedDict()
+        """By the message's id: what is to be told when there is a broker again."""
         self._max_held = MAX_HELD_VERSION_5 if broker.is_version_5 else MAX_HELD
         self._number = 0
         self._run_id = secrets.token_hex(4)
@@ -185,6 +194,7 @@ class MqttGateway:
             identifier = f"{self._run_id}-{self._number}"
             return Judged(identifier, await self._judge(key, sample, identifier))
         self.counted["came again"] += 1
+        self._untold.pop(judged.identifier, None)
         return judged
 
     async def _judge(self, key: tuple[str, str], sample: Sample, identifier: str) -> list[Told]:
@@ -213,6 +223,10 @@ class MqttGateway:
         except NodeLost:
             self.counted["unpublished"] += 1  # and not acknowledged: the broker sends it again
             self._redelivery.keep(key, sample, judged)
+            if sample.qos and judged.told:
+                self._untold[judged.identifier] = _Held(key, sample, judged)
+                if len(self._untold) > MAX_UNTOLD:
+                    self._untold.popitem(last=False)
             return
         if sample.qos and self._holds(key, judged):
             self._redelivery.keep(key, sample, judged)
@@ -269,8 +283,18 @@ class MqttGateway:
     async def _begin_connection(self) -> None:
         self._redelivery.begin_connection()
         self._held.clear()  # all of them come again
+        if self._untold:
+            self._tasks.spawn(self._tell_untold(), "MQTT gateway: what could not be told")
         if self._announced:  # the broker may have forgotten; nobody waits for it, least of all who reads what comes
             self._tasks.spawn(self._announce_again(), "MQTT gateway: a connection begins")
+
+    async def _tell_untold(self) -> None:
+        """With the same ids, should it have been heard after all; it is put back where the broker is gone again."""
+        await asyncio.sleep(RETELL_S)
+        untold, self._untold = self._untold, OrderedDict()
+        for each in untold.values():
+            self.counted["told late"] += 1
+            await self._deliver(each.key, each.sample, each.judged)
 
     async def _announce_again(self) -> None:
         for key, kind in list(self._announced.items()):

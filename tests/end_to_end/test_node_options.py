@@ -45,7 +45,7 @@ def fetch(address: str, path: str, document: dict[str, Any] | None = None) -> tu
 def ask_digits(address: str) -> list[float]:
     image = np.random.default_rng(1).random((1, 1, 8, 8)).astype(np.float32)
     entry = {"name": "image", "datatype": "FP32", "shape": image.shape, "data": image.ravel().tolist()}
-    status, answer = fetch(address, "/v2/models/digits/infer", {"inputs": [entry]})
+    status, answer = fetch(address, "/v2/models/beside/infer", {"inputs": [entry]})
     assert status == 200, answer
     data: list[float] = answer["outputs"][0]["data"]
     return data
@@ -60,45 +60,45 @@ def test_a_node_serves_what_it_computes_and_what_others_do(stages: int, fleet: L
     with daemon(tmp_path, "node", *ALONE, "--gateway", *SERVICES, "--peer", fleet.daemons[0].address) as node:
         together = LocalFleet((node, fleet.daemons[0]))
         together.wait_until_measured()
-        together.deploy_on("digits", together.daemons[:stages], tmp_path)
+        together.deploy_on("beside", together.daemons[:stages], tmp_path)
         assert set(node.gateway) == {"grpc", "http", "metrics"}
         assert ask_digits(node.gateway["http"]) == pytest.approx(wanted, abs=1e-5)
         status, page = fetch(node.gateway["metrics"], "/metrics")
         assert status == 200 and b"mesh_inference_requests_total{" in page
-        together.run("undeploy", "digits").ok()
+        together.run("undeploy", "beside").ok()
 
 
 def test_a_node_with_open_requests_stops_in_time(tmp_path: Path) -> None:
     with daemon(tmp_path, "node", *ALONE, "--gateway", *SERVICES) as node:
         alone = LocalFleet((node,))
         alone.wait_until_measured()
-        alone.deploy("digits", 1)
+        alone.deploy("beside", 1)
         ask_digits(node.gateway["http"])  # from now on a stream is open
         assert node.stop(signal.SIGTERM) == 0
 
 
 def test_a_coordinator_serves_what_its_nodes_compute(fleet: LocalFleet, tmp_path: Path) -> None:
     with daemon(tmp_path, "coordinator", *fleet.seeds, "--gateway", *SERVICES, "--allow-load") as coordinator:
-        fleet.run("deploy", str(DIGITS), "--name", "digits", "--stages", "1").ok()
-        assert fetch(coordinator.gateway["http"], "/v2/models/digits/ready")[0] == 200
+        fleet.run("deploy", str(DIGITS), "--name", "beside", "--stages", "1").ok()
+        assert fetch(coordinator.gateway["http"], "/v2/models/beside/ready")[0] == 200
         assert len(ask_digits(coordinator.gateway["http"])) == 10
-        status, _ = fetch(coordinator.gateway["http"], "/v2/repository/models/digits/unload", {})
+        status, _ = fetch(coordinator.gateway["http"], "/v2/repository/models/beside/unload", {})
         assert status == 200
-        assert "digits" not in fleet.names()
+        assert "beside" not in fleet.names()
 
 
 def test_a_node_with_stated_power_tells_what_a_frame_takes(tmp_path: Path) -> None:
     with daemon(tmp_path, "node", *ALONE, "--watts-busy", "15", "--watts-idle", "3") as node:
         alone = LocalFleet((node,))
         alone.wait_until_measured()
-        alone.deploy("digits", 1)
+        alone.deploy("beside", 1)
         (each,) = alone.run("nodes", "--json").ok().document()["nodes"]
         assert each["watts"] == {"busy": 15.0, "idle": 3.0}
-        energy = alone.run("bench", "digits", "--seconds", "1", "--json").ok().document()["energy"]
+        energy = alone.run("bench", "beside", "--seconds", "1", "--json").ok().document()["energy"]
         assert energy["joules_per_frame"] > 0
-        (stage,) = alone.run("status", "digits", "--json").ok().document()["deployments"][0]["stages"]
+        (stage,) = alone.run("status", "beside", "--json").ok().document()["deployments"][0]["stages"]
         assert stage["load_ms"] > 0 and stage["peak_bytes"] > 0
-        assert "mJ per frame" in alone.run("bench", "digits", "--seconds", "0.5").ok().stdout
+        assert "mJ per frame" in alone.run("bench", "beside", "--seconds", "0.5").ok().stdout
         plan = alone.run("plan", str(DIGITS), "--objective", "energy", "--json").ok().document()
         assert "J per frame" in plan["certificate"]
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 
+import aiomqtt
 import pytest
 
 from mesh.gateways import mqtt_connection
-from mesh.gateways.mqtt_connection import Broker
+from mesh.gateways.mqtt_connection import Broker, ManualAcknowledgement
 from mesh.gateways.mqtt_gateway import MqttGateway, Served
 from mesh.gateways.mqtt_topics import Topics
 from mesh.runtime.supervise import Supervisor
@@ -131,3 +133,17 @@ async def test_a_refused_subscription_is_told(running: Running) -> None:
     await until(lambda: any("refuses the subscription to mesh/in/+/+" in line for line in running.said))
     running.broker.granted = 1
     await until(lambda: STATE in running.broker.topics(), "it is tried again")
+
+
+async def test_a_socket_that_is_closed_before_its_turn_is_not_watched() -> None:
+    """As of a broker that is killed while acknowledgements wait: asyncio would log that there is no such file."""
+    wrong: list[dict[str, object]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda loop, context: wrong.append(context))
+    acknowledgement = ManualAcknowledgement(aiomqtt.Client("127.0.0.1", 1))
+    ours, theirs = socket.socketpair()
+    acknowledgement._paho.on_socket_register_write(None, None, ours)
+    ours.close()
+    theirs.close()
+    for _ in range(3):
+        await asyncio.sleep(0)
+    assert not wrong

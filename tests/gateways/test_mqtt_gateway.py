@@ -273,6 +273,40 @@ async def test_what_could_not_be_told_is_told_when_the_message_comes_again(
     assert running.processed == [payload, payload], "the same bytes in another message"
 
 
+async def test_what_a_broker_has_forgotten_is_told_all_the_same(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mqtt_gateway, "RETELL_S", 0.01)
+    running.connection.is_up = False
+    for number in range(2):
+        running.connection.send("mesh/in/p/mic", b"%d" % number, packet_id=number)
+    await until(lambda: running.gateway.counted["unpublished"] == 2)
+    await running.connection.reconnect()
+    running.connection.send("mesh/in/p/mic", b"0", packet_id=0)  # the other one never comes again
+    await until(lambda: running.connection.topics().count("mesh/out/p/mic") == 2)
+    told = [document["told"] for topic, document, _, _ in running.connection.published if topic == "mesh/out/p/mic"]
+    assert told == ["0", "1"]
+    assert running.processed == [b"0", b"1"]
+    assert running.gateway.counted["told late"] == 1
+
+
+async def test_what_could_not_be_told_is_bounded_and_put_back(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mqtt_gateway, "RETELL_S", 0.01)
+    monkeypatch.setattr(mqtt_gateway, "MAX_UNTOLD", 2)
+    running.connection.is_up = False
+    for number in range(3):
+        running.connection.send("mesh/in/p/mic", b"%d" % number, packet_id=number)
+    await until(lambda: running.gateway.counted["unpublished"] == 3)
+    await running.connection.on_connected()
+    await until(lambda: running.gateway.counted["unpublished"] == 5)  # it went away again at once
+    await running.connection.reconnect()
+    await until(lambda: running.connection.topics().count("mesh/out/p/mic") == 2)
+    told = [document["told"] for topic, document, _, _ in running.connection.published if topic == "mesh/out/p/mic"]
+    assert told == ["1", "2"], "the oldest is left to the broker"
+
+
 async def test_what_was_told_by_the_next_connection_is_told_again_with_the_same_ids(running: Running) -> None:
     running.gate.clear()
     for number in range(3):
