@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mesh.client.mesh_client import Mesh
 from mesh.core.fleet import Watts
 from mesh.core.fleet_file import MAX_WATTS
 from mesh.discovery import DiscoverySettings, make_discovery
@@ -26,6 +25,7 @@ from mesh.runtime.node import Node, NodeReady, NodeSettings
 from nodes.output import say
 
 if TYPE_CHECKING:
+    from mesh.client.mesh_client import Mesh
     from mesh.runtime.own_node import OwnNode
     from nodes.gateway_service import GatewaySettings
 
@@ -91,7 +91,7 @@ def discovery_for(listen: str, interfaces: Sequence[str], peers: Sequence[str], 
 
 @dataclass(frozen=True, slots=True)
 class GatewayBeside:
-    """A gateway in a daemon's process, and how it looks for other nodes."""
+    """A gateway in a daemon's process, and how it looks for other nodes. Its client is imported only where it runs."""
 
     settings: GatewaySettings
     interfaces: Sequence[str]
@@ -104,6 +104,7 @@ class GatewayBeside:
 
     @contextlib.asynccontextmanager
     async def beside_node(self, own_node: OwnNode, listens_on: str) -> AsyncIterator[None]:
+        from mesh.client.mesh_client import Mesh
         from nodes.gateway_service import own_address
 
         peers = (own_address(listens_on), *self.peers)
@@ -112,6 +113,7 @@ class GatewayBeside:
 
     @contextlib.asynccontextmanager
     async def beside_coordinator(self, listens_on: str) -> AsyncIterator[None]:
+        from mesh.client.mesh_client import Mesh
         from nodes.gateway_service import own_address
 
         async with self._serve(Mesh(peers=self.peers, coordinator=own_address(listens_on), **self._looking())):
