@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
+import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -17,6 +18,10 @@ from typing import Any
 
 import pytest
 from hypothesis import settings
+
+# A suite that is started behind `&` has Ctrl-C ignored, and so would every command that a test starts and interrupts.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Speed on a shared machine says nothing about a law; a deadline per example would only be noise.
 settings.register_profile("default", deadline=None, max_examples=50, print_blob=True)
