@@ -109,10 +109,14 @@ make_environment() { # FOLDER LOCK (both relative to the clone)
 # for longer than that. A few failures are therefore run once more, alone and one by one, and named: who fails alone
 # as well has failed. Many failures are no accident and are not tried again.
 max_run_alone=4
+# Thrice what the slowest machine took; a suite that stands still must end by itself.
+suite_limit_seconds=1500
 run_pytest() { # PYTHON PYTEST-OPTION...
   local python=$1 status=0 failed
   shift
-  "$python" -m pytest -q --cache-clear "$@" || status=$?
+  timeout --foreground --signal=INT --kill-after=60 "$suite_limit_seconds" \
+    "$python" -m pytest -q --cache-clear "$@" || status=$?
+  [ "$status" != 124 ] || say "== the tests did not end within $suite_limit_seconds s; --verbose shows which one began and did not end"
   failed=$(grep -c '": true' .pytest_cache/v/cache/lastfailed 2>/dev/null) || failed=0
   [ "$status" = 1 ] && [ "$failed" -ge 1 ] && [ "$failed" -le "$max_run_alone" ] || return "$status"
   say "== $failed of the tests failed beside the others; running what failed once more, alone:"

@@ -48,6 +48,31 @@ LASTING_TASKS = {
 }
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """What `--dist loadfile` would take, but a crashed worker's finished files do not go back into the queue.
+
+    With xdist 3.8 they do, and as nothing is left to run of them, the other workers wait for ever for their next test.
+    """
+    from xdist.scheduler import LoadFileScheduling
+
+    class Scheduling(LoadFileScheduling):
+        def remove_node(self, node: Any) -> str | None:
+            files = self.assigned_work[node]
+            self.assigned_work[node] = {name: tests for name, tests in files.items() if not all(tests.values())}
+            crashed: str | None = super().remove_node(node)
+            return crashed
+
+    return Scheduling(config, log) if config.getvalue("dist") == "loadfile" else None
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any, error: object) -> None:
+    """Say of what a worker died: neither xdist nor a killed process does."""
+    if error:
+        print(f"\n{node.gateway.id} ended with status {node.gateway._io.popen.wait(5)} (negative: by that signal)")
+
+
 @pytest.fixture(scope="session", autouse=True)
 def no_test_writes_to_the_users_folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Commands keep measurements where people keep their programs' state; those of tests have a place of their own."""
